@@ -1,0 +1,86 @@
+//! What users write: the specs of TrafficPolicy and FaultSpec.
+//!
+//! Every field that a user may leave out is an `Option` here and has no default in the schema, because a route overrides
+//! its policy field by field and a default filled in by the API server could not be told from a choice. Defaults live in
+//! [`defaults`] and are applied where a policy is put in force.
+
+pub mod bulkhead;
+pub mod defaults;
+pub mod duration;
+pub mod fault;
+pub mod matching;
+pub mod percent;
+pub mod retry;
+pub mod route;
+#[cfg(feature = "kube")]
+pub(crate) mod schema;
+pub mod selector;
+pub mod target;
+pub mod timeout;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    bulkhead::Bulkhead,
+    duration::Duration,
+    fault::{Abort, Delay, Fault, FaultSpecSpec, Position},
+    matching::{HttpMatch, PathMatch, ValueMatch},
+    percent::Percent,
+    retry::{Backoff, Budget, Condition, Methods, Retries},
+    route::Route,
+    selector::{Callers, Expression, LabelSelector, Labels, Operator},
+    target::{TargetKind, TargetRef},
+    timeout::Timeouts,
+};
+
+/// How callers treat a Service: its timeouts, retries and bulkhead, with exceptions for some requests.
+///
+/// A policy in the Service's own namespace applies to every caller that carries the proxy. A policy in another namespace
+/// names the Service's namespace in its targetRef, applies only to callers in its own namespace, and wins there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(kube::CustomResource, schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "kube",
+    kube(
+        group = "firebreak.dev",
+        version = "v1alpha1",
+        kind = "TrafficPolicy",
+        plural = "trafficpolicies",
+        shortname = "tpol",
+        category = "firebreak",
+        namespaced,
+        status = "crate::resources::TrafficPolicyStatus",
+        derive = "PartialEq",
+        printcolumn(name = "Target", type_ = "string", json_path = ".status.target"),
+        printcolumn(name = "Protects", type_ = "string", json_path = ".status.protections"),
+        printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
+        printcolumn(name = "Published", type_ = "string", json_path = ".status.conditions[?(@.type=='Published')].status"),
+        printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+        label("gateway.networking.k8s.io/policy", "Direct"),
+        doc = "How callers treat a Service: timeouts, retries and bulkheads, enforced by the proxy beside each caller."
+    )
+)]
+#[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::policy_rules())))]
+pub struct TrafficPolicySpec {
+    /// What the policy protects: up to 16 Services, Service ports (by `sectionName`), or the policy's own Namespace.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 16)))]
+    pub target_refs: Vec<TargetRef>,
+    /// Which callers it is for. Left out: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Callers>,
+    /// How long things may take. A clock that is left out does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// When a failed try is repeated. Left out: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
+    /// How much of each caller one callee may take. Left out: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulkhead: Option<Bulkhead>,
+    /// Exceptions for some requests. The first that matches overrides `timeouts` and `retries` field by field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
+    pub routes: Vec<Route>,
+}

@@ -1,0 +1,31 @@
+//! Every default, in one place. `docs/defaults.md` gives the reason for each; a test keeps the two equal.
+
+use std::time::Duration;
+
+use super::{Condition, Methods};
+
+/// Extra tries when `retries` is present without `maxRetries`.
+pub const MAX_RETRIES: u8 = 2;
+/// What is retried when `retries.conditions` is left out.
+pub const CONDITIONS: [Condition; 4] =
+    [Condition::ConnectFailure, Condition::RefusedStream, Condition::ResetBeforeResponse, Condition::GatewayError];
+/// Which methods may be retried when `retries.methods` is left out.
+pub const METHODS: Methods = Methods::Safe;
+/// First step of the back-off.
+pub const BACKOFF_BASE: Duration = Duration::from_millis(25);
+/// Longest back-off.
+pub const BACKOFF_MAX: Duration = Duration::from_millis(250);
+/// Retries for each hundred requests of the window.
+pub const BUDGET_PERCENT: u32 = 20;
+/// Retries per second that are always allowed.
+pub const BUDGET_MIN_PER_SECOND: u32 = 10;
+/// How far back the retry budget looks.
+pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+/// Bytes of a request body kept so that it can be sent again. A larger body is sent once.
+pub const REPLAY_BYTES: usize = 64 * 1024;
+/// Requests that may wait when a bulkhead is present without `maxPending`.
+pub const MAX_PENDING: u32 = 100;
+/// How long they may wait when `maxPendingTime` is left out.
+pub const MAX_PENDING_TIME: Duration = Duration::from_secs(1);
+/// Longest life of a fault.
+pub const FAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);

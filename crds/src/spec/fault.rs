@@ -1,0 +1,122 @@
+//! A fault with an end: what goes wrong on purpose, for whom, and until when.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Callers, Duration, HttpMatch, Percent, TargetRef};
+#[cfg(feature = "kube")]
+use super::schema;
+
+/// Faults that the proxies of the callers inject, for a time that is set in advance.
+///
+/// Only `suspend` may change after creation: what ran is what the object says ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(kube::CustomResource, schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "kube",
+    kube(
+        group = "firebreak.dev",
+        version = "v1alpha1",
+        kind = "FaultSpec",
+        plural = "faultspecs",
+        shortname = "fspec",
+        category = "firebreak",
+        namespaced,
+        status = "crate::resources::FaultSpecStatus",
+        derive = "PartialEq",
+        printcolumn(name = "Target", type_ = "string", json_path = ".status.target"),
+        printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+        printcolumn(name = "Ends", type_ = "string", json_path = ".status.expiresAt"),
+        printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+        doc = "Faults that the proxies of a Service's callers inject, with an end that needs nobody to bring it about."
+    )
+)]
+#[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::fault_spec_rules())))]
+pub struct FaultSpecSpec {
+    /// Whose callers see the faults: up to 16 Services or Service ports, or the object's own Namespace.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 16)))]
+    pub target_refs: Vec<TargetRef>,
+    /// Which callers. Left out: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Callers>,
+    /// Which requests: one of the list must match. Left out: all of them.
+    #[serde(default, rename = "match", skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 16)))]
+    pub matches: Vec<HttpMatch>,
+    /// What goes wrong. Each fault is drawn independently; delays come before aborts.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 8)))]
+    pub faults: Vec<Fault>,
+    /// Where it goes wrong.
+    #[serde(default)]
+    pub at: Position,
+    /// How long, from the moment the operator starts it. Required, at most 24h.
+    #[cfg_attr(feature = "kube", schemars(with = "Option<Duration>"))]
+    pub duration: Duration,
+    /// Which requests are hit is a hash of this seed, the fault's place in the list, the trace or request id, and the
+    /// attempt's number: the same seed and the same ids hit the same tries. Left out: 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "kube", schemars(range(max = 9_007_199_254_740_991u64)))]
+    pub seed: u64,
+    /// `true` stops the faults; their end does not move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+}
+
+/// One thing that goes wrong: exactly one of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::fault_rules())))]
+pub struct Fault {
+    /// The try waits before it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
+    /// The try is not sent; it ends as the fault says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<Abort>,
+}
+
+/// A pause before a try is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub struct Delay {
+    /// How many tries of a hundred.
+    pub percent: Percent,
+    /// How long.
+    pub fixed: Duration,
+}
+
+/// The end of a try that is not sent: exactly one of `httpStatus`, `grpcStatus` and `reset`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::abort_rules())))]
+pub struct Abort {
+    /// How many tries of a hundred.
+    pub percent: Percent,
+    /// Answered with this status; a gRPC call is answered with the gRPC status that clients read from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(range(min = 400, max = 599)))]
+    pub http_status: Option<u16>,
+    /// Answered with this gRPC status; a request that is not gRPC is answered with the HTTP status that stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 16)))]
+    pub grpc_status: Option<u8>,
+    /// The try ends as if the connection had been reset before a response.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
+}
+
+/// Where in the caller's proxy a fault is injected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum Position {
+    /// Into each try, below retries, timeouts and bulkhead: the experiment tests the policy.
+    #[default]
+    Attempt,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(seed: &u64) -> bool {
+    *seed == 0
+}

@@ -1,0 +1,197 @@
+//! What the schema says beyond types: CEL rules with the messages people read, and the schemas of our own scalars.
+//!
+//! A rule that one object's text can decide stands here and nowhere else; the API server and `firebreak lint` evaluate the
+//! same expression and print the same message.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use super::{Duration, Percent, duration};
+
+/// `x-kubernetes-validations` from pairs of expression and message.
+fn rules<const N: usize>(pairs: [(&str, &str); N]) -> Value {
+    pairs.iter().map(|(rule, message)| json!({"rule": rule, "message": message})).collect()
+}
+
+const UNIQUE_TARGETS: (&str, &str) = (
+    "self.targetRefs.all(a, self.targetRefs.exists_one(b, a.kind == b.kind && a.name == b.name \
+     && (has(a.__namespace__) ? a.__namespace__ : '') == (has(b.__namespace__) ? b.__namespace__ : '') \
+     && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))",
+    "targetRefs names the same target twice: remove one of the two",
+);
+
+pub(crate) fn policy_rules() -> Value {
+    // A route inherits what it does not set, so the clocks are compared as they will run. 2000000h stands for no limit.
+    let clock = |name: &str, absent: &str| {
+        format!(
+            "(has(r.timeouts) && has(r.timeouts.{name}) ? duration(r.timeouts.{name}) : \
+             (has(self.timeouts) && has(self.timeouts.{name}) ? duration(self.timeouts.{name}) : duration('{absent}')))"
+        )
+    };
+    let fits = format!(
+        "!has(self.routes) || self.routes.all(r, {} <= {})",
+        clock("attempt", "0s"),
+        clock("request", "2000000h")
+    );
+    rules([
+        UNIQUE_TARGETS,
+        (
+            &fits,
+            "a route's attempt timeout is longer than its request timeout (after inheriting what it leaves out): one try \
+             could never finish; shorten attempt or lengthen request",
+        ),
+        (
+            "has(self.timeouts) || has(self.retries) || has(self.bulkhead) || (has(self.routes) && size(self.routes) > 0)",
+            "the policy does nothing: set timeouts, retries, bulkhead or routes",
+        ),
+    ])
+}
+
+pub(crate) fn target_rules() -> Value {
+    rules([
+        (
+            "!has(self.group) || self.group == ''",
+            "group must be empty: Service and Namespace belong to the core API group",
+        ),
+        (
+            "self.kind != 'Namespace' || (!has(self.__namespace__) && !has(self.sectionName))",
+            "a Namespace target takes neither namespace nor sectionName: it is always the object's own namespace, as a whole",
+        ),
+    ])
+}
+
+pub(crate) fn timeout_rules() -> Value {
+    rules([(
+        "!has(self.attempt) || !has(self.request) || duration(self.attempt) <= duration(self.request)",
+        "attempt is longer than request: one try could never finish; shorten attempt or lengthen request",
+    )])
+}
+
+pub(crate) fn budget_rules() -> Value {
+    rules([(
+        "!has(self.window) || (duration(self.window) >= duration('1s') && duration(self.window) <= duration('1h'))",
+        "window must be between 1s and 1h",
+    )])
+}
+
+pub(crate) fn backoff_rules() -> Value {
+    rules([(
+        "!has(self.base) || !has(self.max) || duration(self.base) <= duration(self.max)",
+        "backoff.base is longer than backoff.max",
+    )])
+}
+
+pub(crate) fn bulkhead_rules() -> Value {
+    rules([(
+        "has(self.maxConnections) || has(self.maxRequests)",
+        "a bulkhead needs maxConnections or maxRequests: without one of them nothing ever waits",
+    )])
+}
+
+pub(crate) fn route_rules() -> Value {
+    rules([
+        ("has(self.timeouts) || has(self.retries)", "the route changes nothing: set timeouts or retries"),
+        (
+            "!has(self.retries) || !has(self.retries.budget)",
+            "budget belongs to the policy, not to a route: it protects the callee, whichever route is taken",
+        ),
+    ])
+}
+
+pub(crate) fn expression_rules() -> Value {
+    rules([(
+        "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",
+        "In and NotIn need values; Exists and DoesNotExist take none",
+    )])
+}
+
+pub(crate) fn path_rules() -> Value {
+    rules([
+        ("has(self.exact) != has(self.prefix)", "a path match is either exact or prefix: set one of them"),
+        (
+            "(!has(self.exact) || self.exact.startsWith('/')) && (!has(self.prefix) || self.prefix.startsWith('/'))",
+            "a path starts with /",
+        ),
+    ])
+}
+
+pub(crate) fn value_rules() -> Value {
+    rules([("has(self.exact) != has(self.prefix)", "a header match is either exact or prefix: set one of them")])
+}
+
+pub(crate) fn fault_spec_rules() -> Value {
+    // Every field but `suspend`; an optional one may neither change nor come or go.
+    let unchanged = ["targetRefs", "from", "match", "faults", "at", "duration", "seed"]
+        .map(|field| format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"))
+        .join(" && ");
+    rules([
+        UNIQUE_TARGETS,
+        ("has(self.duration)", "duration is missing: a fault must have an end, at most 24h after its start"),
+        (
+            "!has(self.duration) || duration(self.duration) <= duration('24h')",
+            "duration is longer than 24h: a fault that outlives the day is an outage; split the experiment",
+        ),
+        (
+            &unchanged,
+            "a FaultSpec cannot be changed after creation, except for suspend: delete it and create another, so that what \
+             ran stays on record",
+        ),
+    ])
+}
+
+pub(crate) fn fault_rules() -> Value {
+    rules([("has(self.delay) != has(self.abort)", "each entry of faults is either a delay or an abort: set one of them")])
+}
+
+pub(crate) fn abort_rules() -> Value {
+    rules([(
+        "(has(self.httpStatus) ? 1 : 0) + (has(self.grpcStatus) ? 1 : 0) + (has(self.reset) && self.reset ? 1 : 0) == 1",
+        "an abort is exactly one of httpStatus, grpcStatus and reset: true",
+    )])
+}
+
+impl JsonSchema for Duration {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": duration::PATTERN,
+            "maxLength": 28,
+            "x-kubernetes-validations": rules([(
+                "duration(self) > duration('0s')",
+                "must be longer than 0s: to switch a limit off, leave it out",
+            )]),
+        })
+    }
+}
+
+impl JsonSchema for Percent {
+    fn schema_name() -> Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 8,
+            "x-kubernetes-validations": rules([(
+                "type(self) == int ? self >= 0 && self <= 100 \
+                 : self.matches('^[0-9]{1,3}([.][0-9]{1,4})?$') && double(self) <= 100.0",
+                "a percentage is an integer from 0 to 100, or a string with at most four decimals such as \"0.1\"",
+            )]),
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! The kinds of entries.
+
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::spec::{self, Bulkhead, Duration, HttpMatch, LabelSelector, Retries, Route, Timeouts};
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A callee.
+    Service(Service),
+    /// How callees are treated.
+    Policy(Policy),
+    /// What goes wrong on purpose.
+    Fault(Fault),
+}
+
+impl Body {
+    /// The kind as it stands in the document.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "Service",
+            Self::Policy(_) => "TrafficPolicy",
+            Self::Fault(_) => "FaultSpec",
+        }
+    }
+
+    pub(super) fn to_raw(&self) -> Result<Box<RawValue>, serde_json::Error> {
+        match self {
+            Self::Service(service) => to_raw_value(service),
+            Self::Policy(policy) => to_raw_value(policy),
+            Self::Fault(fault) => to_raw_value(fault),
+        }
+    }
+}
+
+/// A callee that a policy or fault touches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Addresses at which callers reach it: its cluster IPs, of both families.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+}
+
+/// One port of a callee: the unit that has policies, limits and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// The port's name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The Service's port number.
+    pub port: u16,
+    /// What is spoken on it.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Local mode: addresses on which the proxy itself listens for callers of this port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<SocketAddr>,
+    /// Where to connect to. Absent: to the address that the caller called, and let the cluster balance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Vec<Endpoint>>,
+    /// Names of the policies that may apply, the strongest first: the first whose `from` fits the caller is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    /// Names of the faults aimed at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+}
+
+/// One place where a callee runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Address and port.
+    pub address: SocketAddr,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Not said: the first bytes decide, whoever sends them.
+    #[default]
+    Detect,
+    /// HTTP/1.1 or HTTP/2 without TLS; the caller's first bytes decide which.
+    Http,
+    /// Bytes that are none of our business.
+    Tcp,
+}
+
+/// How a callee is treated by the callers that `from` selects.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Which of the namespace's pods, by their labels. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<LabelSelector>,
+    /// As the user wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// As the user wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
+    /// As the user wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulkhead: Option<Bulkhead>,
+    /// As the user wrote them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+}
+
+/// What goes wrong on purpose, and until when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// Which of the namespace's pods, by their labels. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<LabelSelector>,
+    /// As the user wrote it.
+    #[serde(default, rename = "match", skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<HttpMatch>,
+    /// As the user wrote them.
+    pub faults: Vec<spec::Fault>,
+    /// As the user wrote it.
+    #[serde(default)]
+    pub seed: u64,
+    /// The end, by the wall clock.
+    pub expires_at: Timestamp,
+    /// The longest that a proxy acts after it first saw the fault, by its own monotonic clock: a wrong wall clock cannot
+    /// prolong a fault.
+    pub duration: Duration,
+}
