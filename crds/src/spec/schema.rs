@@ -188,8 +188,8 @@ impl JsonSchema for Percent {
             "x-kubernetes-int-or-string": true,
             "maxLength": 8,
             "x-kubernetes-validations": rules([(
-                "type(self) == int ? self >= 0 && self <= 100 \
-                 : self.matches('^[0-9]{1,3}([.][0-9]{1,4})?$') && double(self) <= 100.0",
+                // Not by `type(self)`, which not every implementation of CEL has; both forms print the same digits.
+                "string(self).matches('^[0-9]{1,3}([.][0-9]{1,4})?$') && double(self) <= 100.0",
                 "a percentage is an integer from 0 to 100, or a string with at most four decimals such as \"0.1\"",
             )]),
         })
