@@ -1,0 +1,3 @@
+module firebreak.dev/tests/cluster/pause
+
+go 1.24.0
