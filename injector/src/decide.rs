@@ -214,7 +214,7 @@ mod tests {
         json!({"metadata": {"labels": {INJECT: value}}, "spec": {"containers": [{"name": "app"}]}})
     }
 
-    fn with_spec(spec: Value) -> Value {
+    fn with_spec(spec: &Value) -> Value {
         json!({"metadata": {}, "spec": spec})
     }
 
@@ -222,8 +222,8 @@ mod tests {
     fn the_pods_label_wins_over_the_namespaces() {
         assert_eq!(in_own(OFF, &labelled(ENABLED)), Decision::Inject);
         assert_eq!(in_own(ON, &labelled(DISABLED)), Decision::Skip(Reason::DisabledByPod));
-        assert_eq!(in_own(ON, &with_spec(json!({}))), Decision::Inject);
-        assert_eq!(in_own(OFF, &with_spec(json!({}))), Decision::Skip(Reason::NamespaceNotEnabled));
+        assert_eq!(in_own(ON, &with_spec(&json!({}))), Decision::Inject);
+        assert_eq!(in_own(OFF, &with_spec(&json!({}))), Decision::Skip(Reason::NamespaceNotEnabled));
     }
 
     #[test]
@@ -248,11 +248,11 @@ mod tests {
     #[test]
     fn pods_that_redirection_cannot_serve_are_skipped() {
         let skipped = |pod: &Value| in_own(ON, pod);
-        assert_eq!(skipped(&with_spec(json!({"hostNetwork": true}))), Decision::Skip(Reason::HostNetwork));
-        assert_eq!(skipped(&with_spec(json!({"os": {"name": "windows"}}))), Decision::Skip(Reason::Windows));
+        assert_eq!(skipped(&with_spec(&json!({"hostNetwork": true}))), Decision::Skip(Reason::HostNetwork));
+        assert_eq!(skipped(&with_spec(&json!({"os": {"name": "windows"}}))), Decision::Skip(Reason::Windows));
         let mirror = json!({"metadata": {"annotations": {MIRROR: "hash"}}, "spec": {}});
         assert_eq!(skipped(&mirror), Decision::Skip(Reason::StaticPod));
-        let injected = with_spec(json!({"initContainers": [{"name": PROXY_CONTAINER}]}));
+        let injected = with_spec(&json!({"initContainers": [{"name": PROXY_CONTAINER}]}));
         assert_eq!(skipped(&injected), Decision::Skip(Reason::AlreadyInjected));
     }
 
@@ -263,7 +263,7 @@ mod tests {
             json!({"initContainers": [{"name": INIT_CONTAINER}]}),
             json!({"volumes": [{"name": CONFIG_VOLUME}]}),
         ] {
-            assert_eq!(in_own(ON, &with_spec(spec)), Decision::Refuse(Reason::NameTaken));
+            assert_eq!(in_own(ON, &with_spec(&spec)), Decision::Refuse(Reason::NameTaken));
         }
     }
 
@@ -272,12 +272,12 @@ mod tests {
         let own = json!({"containers": [{"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 2119}}]});
         let inherited = json!({"securityContext": {"runAsUser": 2119}, "containers": [{"name": "a"}]});
         for spec in [own, inherited] {
-            assert_eq!(in_own(ON, &with_spec(spec)), Decision::Refuse(Reason::ProxyUser));
+            assert_eq!(in_own(ON, &with_spec(&spec)), Decision::Refuse(Reason::ProxyUser));
         }
         let overridden = json!({
             "securityContext": {"runAsUser": 2119},
             "containers": [{"name": "a", "securityContext": {"runAsUser": 1000}}]
         });
-        assert_eq!(in_own(ON, &with_spec(overridden)), Decision::Inject);
+        assert_eq!(in_own(ON, &with_spec(&overridden)), Decision::Inject);
     }
 }
