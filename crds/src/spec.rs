@@ -17,6 +17,7 @@ pub(crate) mod schema;
 pub mod selector;
 pub mod target;
 pub mod timeout;
+pub mod warnings;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,7 @@ pub use self::{
     selector::{Callers, Expression, LabelSelector, Labels, Operator},
     target::{TargetKind, TargetRef},
     timeout::Timeouts,
+    warnings::{Warning, warnings},
 };
 
 /// How callers treat a Service: its timeouts, retries and bulkhead, with exceptions for some requests.

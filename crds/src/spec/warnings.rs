@@ -1,0 +1,173 @@
+//! Policies that are valid and cannot work as written. Nothing here refuses an object; the operator shows the warnings in
+//! its status and at admission, and `firebreak lint` beside the line.
+
+use std::time;
+
+use super::{Bulkhead, Condition, HttpMatch, Percent, Retries, Route, Timeouts, TrafficPolicySpec, defaults};
+
+/// Something in a policy that will not do what it seems to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Path of the field inside the spec, such as `routes[0].retries`.
+    pub field: String,
+    /// What happens instead, and what to change.
+    pub message: String,
+}
+
+/// All warnings about `policy`, in the order of its fields.
+pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
+    let mut found = Found::default();
+    let timeouts = policy.timeouts.clone().unwrap_or_default();
+    if let Some(retries) = &policy.retries {
+        found.retries("retries", retries, &timeouts);
+        found.budget(retries);
+    }
+    if let Some(bulkhead) = &policy.bulkhead {
+        found.waiting(bulkhead, &timeouts);
+    }
+    for (place, route) in policy.routes.iter().enumerate() {
+        found.route(place, route, policy);
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Warning>);
+
+impl Found {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Warning { field: field.into(), message: message.into() });
+    }
+
+    fn route(&mut self, place: usize, route: &Route, policy: &TrafficPolicySpec) {
+        let earlier = &policy.routes[..place];
+        let everything = HttpMatch::default();
+        if let Some(hider) = earlier.iter().position(|earlier| earlier.matches == everything || earlier.matches == route.matches) {
+            let message = format!("is never reached: routes[{hider}] comes first and matches all that it matches; put the narrower route first");
+            self.add(format!("routes[{place}].match"), message);
+        }
+        let own = route.timeouts.clone().unwrap_or_default();
+        let timeouts = policy.timeouts.clone().unwrap_or_default().overridden_by(&own);
+        let inherited = policy.retries.as_ref();
+        let retries = match (inherited, &route.retries) {
+            (Some(policy), Some(route)) => policy.overridden_by(route),
+            (Some(retries), None) | (None, Some(retries)) => retries.clone(),
+            (None, None) => return,
+        };
+        // What the policy's own fields already cause is said once, there.
+        if route.retries.is_some() {
+            self.retries(&format!("routes[{place}].retries"), &retries, &timeouts);
+        } else if own.attempt.or(own.request).is_some() {
+            self.tries(&format!("routes[{place}].timeouts"), &retries, &timeouts);
+        }
+    }
+
+    fn retries(&mut self, field: &str, retries: &Retries, timeouts: &Timeouts) {
+        self.tries(field, retries, timeouts);
+        let listed = retries.codes.as_ref().is_some_and(|codes| !codes.is_empty());
+        let used = retries.conditions().contains(&Condition::Codes);
+        if listed && !used {
+            self.add(format!("{field}.codes"), "is not used: add `codes` to conditions");
+        } else if used && !listed {
+            self.add(format!("{field}.conditions"), "`codes` stands for nothing: list the statuses in codes");
+        }
+    }
+
+    fn tries(&mut self, field: &str, retries: &Retries, timeouts: &Timeouts) {
+        let (Some(attempt), Some(request)) = (timeouts.attempt, timeouts.request) else { return };
+        let tries = u32::from(retries.max()) + 1;
+        let needed = attempt.get() * tries;
+        if retries.max() == 0 || needed <= request.get() || attempt.is_zero() {
+            return;
+        }
+        let fitting = request.get().as_millis() / attempt.get().as_millis().max(1);
+        let message = format!(
+            "{tries} tries of {attempt} take up to {}, which never fits in request ({request}): after {fitting} full {} \
+             the request ends; shorten attempt, lengthen request or lower maxRetries",
+            super::Duration::from_millis(u64::try_from(needed.as_millis()).unwrap_or(u64::MAX)),
+            if fitting == 1 { "try" } else { "tries" },
+        );
+        self.add(field, message);
+    }
+
+    fn budget(&mut self, retries: &Retries) {
+        let Some(budget) = retries.budget else { return };
+        let none = budget.percent == Some(Percent::whole(0)) && budget.min_per_second == Some(0);
+        if none && retries.max() > 0 {
+            self.add("retries.budget", "allows no retry at all: raise percent or minPerSecond, or remove retries");
+        }
+    }
+
+    fn waiting(&mut self, bulkhead: &Bulkhead, timeouts: &Timeouts) {
+        let waits = bulkhead.max_pending_time.map_or(time::Duration::ZERO, super::Duration::get);
+        let pending = bulkhead.max_pending.unwrap_or(defaults::MAX_PENDING);
+        if let Some(request) = timeouts.request
+            && waits >= request.get()
+            && pending > 0
+        {
+            let message = format!("is never reached: waiting counts towards request ({request}), which ends first");
+            self.add("bulkhead.maxPendingTime", message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fields(spec: Value) -> Vec<String> {
+        let mut spec = spec;
+        spec["targetRefs"] = json!([{"kind": "Service", "name": "a"}]);
+        let spec: TrafficPolicySpec = serde_json::from_value(spec).unwrap();
+        warnings(&spec).into_iter().map(|warning| warning.field).collect()
+    }
+
+    #[test]
+    fn sound_policies_are_left_in_peace() {
+        let talk = json!({
+            "timeouts": {"connect": "1s", "attempt": "300ms", "request": "3s"},
+            "retries": {"maxRetries": 3, "conditions": ["5xx"], "methods": "All", "budget": {"percent": 100}},
+            "bulkhead": {"maxConnections": 100, "maxPending": 100, "maxPendingTime": "1s"},
+            "routes": [
+                {"match": {"path": {"prefix": "/reports"}}, "timeouts": {"attempt": "10s", "request": "40s"}},
+                {"match": {}, "retries": {"maxRetries": 0}},
+            ],
+        });
+        assert_eq!(fields(talk), [""; 0]);
+    }
+
+    #[test]
+    fn tries_that_cannot_fit() {
+        assert_eq!(fields(json!({"timeouts": {"attempt": "1s", "request": "3s"}, "retries": {"maxRetries": 3}})), ["retries"]);
+        assert_eq!(fields(json!({"timeouts": {"attempt": "1s", "request": "3s"}, "retries": {"maxRetries": 2}})), [""; 0]);
+        let inherited = json!({
+            "timeouts": {"attempt": "1s", "request": "10s"},
+            "retries": {"maxRetries": 3},
+            "routes": [{"match": {"methods": ["GET"]}, "timeouts": {"request": "2s"}}],
+        });
+        assert_eq!(fields(inherited), ["routes[0].timeouts"]);
+        let message = &warnings(&TrafficPolicySpec {
+            timeouts: Some(serde_json::from_value(json!({"attempt": "300ms", "request": "1s"})).unwrap()),
+            retries: Some(serde_json::from_value(json!({"maxRetries": 4})).unwrap()),
+            ..TrafficPolicySpec::default()
+        })[0]
+            .message;
+        assert!(message.starts_with("5 tries of 300ms take up to 1s500ms, which never fits in request (1s): after 3 full tries"));
+    }
+
+    #[test]
+    fn settings_that_do_nothing() {
+        assert_eq!(fields(json!({"retries": {"codes": [429]}})), ["retries.codes"]);
+        assert_eq!(fields(json!({"retries": {"conditions": ["codes"]}})), ["retries.conditions"]);
+        assert_eq!(fields(json!({"retries": {"budget": {"percent": 0, "minPerSecond": 0}}})), ["retries.budget"]);
+        let waits = json!({"timeouts": {"request": "1s"}, "bulkhead": {"maxRequests": 1, "maxPendingTime": "2s"}});
+        assert_eq!(fields(waits), ["bulkhead.maxPendingTime"]);
+        let hidden = json!({"routes": [
+            {"match": {}, "timeouts": {"attempt": "1s"}},
+            {"match": {"methods": ["GET"]}, "timeouts": {"attempt": "2s"}},
+        ]});
+        assert_eq!(fields(hidden), ["routes[1].match"]);
+    }
+}
