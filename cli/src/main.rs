@@ -1,0 +1,39 @@
+//! `firebreak`, also `kubectl firebreak`: tells people what their policies mean, without a cluster.
+//!
+//! Each command is a module with one `run`; what it decides is pure and tested beside it. Exit codes: 0 all is well, 1 the
+//! command did its work and found something wrong, 2 it could not do its work.
+
+mod args;
+mod lint;
+mod manifest;
+
+use std::{io, process::ExitCode};
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Command};
+
+/// The command could not do its work, as with clap's own errors.
+const COULD_NOT: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run(&cli.command).unwrap_or_else(|error| {
+        anstream::eprintln!("error: {error:#}");
+        ExitCode::from(COULD_NOT)
+    })
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Lint(args) => lint::run(args),
+        Command::Completion(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "firebreak", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version => {
+            anstream::println!("firebreak {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
