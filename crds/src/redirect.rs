@@ -84,6 +84,11 @@ impl Cidr {
         self.address.is_ipv4()
     }
 
+    /// Whether `address` is one of the network's.
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4() && Self { address, ..self }.masked() == self
+    }
+
     /// The same network with the bits after its prefix cleared.
     fn masked(self) -> Self {
         let address = match self.address {
@@ -152,6 +157,19 @@ mod tests {
         }
         assert_eq!("192.0.2.1".parse::<Cidr>().unwrap().to_string(), "192.0.2.1/32");
         assert!(!"fd00::/8".parse::<Cidr>().unwrap().is_ipv4());
+    }
+
+    #[test]
+    fn a_network_contains_its_own_addresses_and_no_others() {
+        let contains = |cidr: &str, address: &str| cidr.parse::<Cidr>().unwrap().contains(address.parse().unwrap());
+        assert!(
+            contains("10.0.0.0/8", "10.255.0.1") && contains("0.0.0.0/0", "1.2.3.4") && contains("fd00::/8", "fd12::1")
+        );
+        assert!(
+            !contains("10.0.0.0/8", "11.0.0.1")
+                && !contains("0.0.0.0/0", "::1")
+                && !contains("192.0.2.1/32", "192.0.2.2")
+        );
     }
 
     #[test]
