@@ -1,9 +1,11 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use firebreak_crds::spec::Duration;
+use hyper::Uri;
 
 /// Resilience between services, explained: check policies, run them on a laptop, see them at work.
 ///
@@ -27,6 +29,9 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
     /// Print the version of this program.
     Version,
+    /// For `helm test`.
+    #[command(subcommand, hide = true)]
+    Selftest(SelftestCommand),
 }
 
 /// Check TrafficPolicies and FaultSpecs without a cluster.
@@ -59,6 +64,36 @@ pub(crate) struct LintArgs {
   firebreak completion fish > ~/.config/fish/completions/firebreak.fish")]
 pub(crate) struct CompletionArgs {
     pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SelftestCommand {
+    Serve(ServeArgs),
+    Call(CallArgs),
+}
+
+/// Answer HTTP requests: /status/503 with that status, /delay/2s late, others with 200.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Where to listen
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+}
+
+/// Send a request, print its status and Proxy-Status, and succeed only if they are as expected.
+#[derive(Args, Debug)]
+pub(crate) struct CallArgs {
+    /// What to call, such as `http://service2:8080/delay/2s`
+    pub(crate) url: Uri,
+    /// The reason that the proxy must give, such as `attempt_timeout`
+    #[arg(long, value_name = "REASON")]
+    pub(crate) expect_reason: Option<String>,
+    /// The status that must come back
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) expect_status: Option<u16>,
+    /// Repeat the request for as long, until it is as expected
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) within: Duration,
 }
 
 #[cfg(test)]

@@ -66,9 +66,9 @@ pub(crate) fn run(args: &LintArgs) -> anyhow::Result<ExitCode> {
     }
     let mut out = anstream::stdout().lock();
     if args.json {
-        print::json(&mut out, &report)?
+        print::json(&mut out, &report)?;
     } else {
-        print::people(&mut out, &report)?
+        print::people(&mut out, &report)?;
     }
     match out.flush() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),

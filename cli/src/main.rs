@@ -4,8 +4,10 @@
 //! command did its work and found something wrong, 2 it could not do its work.
 
 mod args;
+mod http;
 mod lint;
 mod manifest;
+mod selftest;
 
 use std::{io, process::ExitCode};
 
@@ -35,5 +37,11 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
             anstream::println!("firebreak {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Selftest(command) => block_on(selftest::run(command)),
     }
+}
+
+/// Runs a command that waits for things. The proxy brings its own threads; one is enough for the rest.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

@@ -8,7 +8,7 @@ mod scalar;
 mod yaml;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -136,17 +136,17 @@ pub(crate) fn item(parent: &str, index: usize) -> String {
 
 /// `value` without the nulls in its objects, which the API server drops, and the fields that held them.
 pub(crate) fn without_nulls(value: &Value) -> (Value, Vec<String>) {
-    let (mut value, mut dropped) = (value.clone(), BTreeMap::new());
+    let (mut value, mut dropped) = (value.clone(), BTreeSet::new());
     drop_nulls(&mut value, "", &mut dropped);
-    (value, dropped.into_keys().collect())
+    (value, dropped.into_iter().collect())
 }
 
-fn drop_nulls(value: &mut Value, at: &str, dropped: &mut BTreeMap<String, ()>) {
+fn drop_nulls(value: &mut Value, at: &str, dropped: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
             map.retain(|key, value| {
                 if value.is_null() {
-                    dropped.insert(field(at, key), ());
+                    dropped.insert(field(at, key));
                 }
                 !value.is_null()
             });

@@ -31,71 +31,72 @@ fn sound_objects_have_no_findings() {
     assert_eq!(lint("replicas: 3\n"), [""; 0], "values of a chart are no object");
 }
 
-/// Each row: what stands below targetRefs, and the findings.
+/// Each row: what stands below targetRefs, and the finding.
+const POLICIES: [(&str, &str); 16] = [
+    (
+        "  timeout: {attempt: 1s}\n  bulkhead: {maxRequests: 1}\n",
+        "8 spec.timeout: unknown field; did you mean `timeouts`?",
+    ),
+    (
+        "  timeouts: {attempt: 1.5s}\n",
+        "8 spec.timeouts.attempt: `1.5s` is not a duration: write up to four parts such as 1h30m, 3s or 300ms (units h, m, \
+             s, ms; no fractions)",
+    ),
+    (
+        "  timeouts: {attempt: 5}\n",
+        "8 spec.timeouts.attempt: must be text with a unit, not a number: write 5s or 5ms, if that is meant",
+    ),
+    (
+        "  timeouts: {attempt: 0s}\n",
+        "8 spec.timeouts.attempt: must be longer than 0s: to switch a limit off, leave it out",
+    ),
+    (
+        "  timeouts:\n    attempt: 5s\n    request: 1s\n",
+        "8 spec.timeouts: attempt is longer than request: one try could never finish; shorten attempt or lengthen request",
+    ),
+    ("  retries: {maxRetries: 11}\n", "8 spec.retries.maxRetries: must be at most 10, not 11"),
+    (
+        "  retries: {methods: idempotent}\n",
+        "8 spec.retries.methods: must be one of Safe, Idempotent, All, not `idempotent`; did you mean Idempotent?",
+    ),
+    ("  retries: {codes: [503, 503]}\n", "8 spec.retries.codes: has the same entry twice: remove one of the two"),
+    (
+        "  retries: {budget: {percent: 101}}\n",
+        "8 spec.retries.budget.percent: a percentage is an integer from 0 to 100, or a string with at most four decimals such \
+             as \"0.1\"",
+    ),
+    (
+        "  retries: {budget: {percent: 0.5}}\n",
+        "8 spec.retries.budget.percent: must be an integer or text: write \"0.5\" in quotes, since YAML floats do not survive \
+             every tool",
+    ),
+    (
+        "  bulkhead: {maxPending: 5}\n",
+        "8 spec.bulkhead: a bulkhead needs maxConnections or maxRequests: without one of them nothing ever waits",
+    ),
+    (
+        "  routes:\n  - match: {path: {prefix: api}}\n    timeouts: {attempt: 1s}\n",
+        "9 spec.routes[0].match.path: a path starts with /",
+    ),
+    (
+        "  routes:\n  - match: {methods: [get]}\n    timeouts: {attempt: 1s}\n",
+        "9 spec.routes[0].match.methods[0]: `get` must match ^[A-Z][A-Z-]*$; did you mean `GET`?",
+    ),
+    (
+        "  routes:\n  - match: {headers: {x-beta: {exact: yes}}}\n    timeouts: {attempt: 1s}\n",
+        "9 spec.routes[0].match.headers.x-beta.exact: must be text: YAML 1.1, and so kubectl, reads `yes` as true; write \
+             \"yes\" in quotes",
+    ),
+    (
+        "  on: {}\n  bulkhead: {maxRequests: 1}\n",
+        "8 spec.true: unknown field: YAML 1.1, and so kubectl, reads the key `on` as true; quote it if it is meant",
+    ),
+    ("", "6 spec: the policy does nothing: set timeouts, retries, bulkhead or routes"),
+];
+
 #[test]
 fn policies_with_one_mistake() {
-    let table = [
-        (
-            "  timeout: {attempt: 1s}\n  bulkhead: {maxRequests: 1}\n",
-            "8 spec.timeout: unknown field; did you mean `timeouts`?",
-        ),
-        (
-            "  timeouts: {attempt: 1.5s}\n",
-            "8 spec.timeouts.attempt: `1.5s` is not a duration: write up to four parts such as 1h30m, 3s or 300ms (units h, m, \
-             s, ms; no fractions)",
-        ),
-        (
-            "  timeouts: {attempt: 5}\n",
-            "8 spec.timeouts.attempt: must be text with a unit, not a number: write 5s or 5ms, if that is meant",
-        ),
-        (
-            "  timeouts: {attempt: 0s}\n",
-            "8 spec.timeouts.attempt: must be longer than 0s: to switch a limit off, leave it out",
-        ),
-        (
-            "  timeouts:\n    attempt: 5s\n    request: 1s\n",
-            "8 spec.timeouts: attempt is longer than request: one try could never finish; shorten attempt or lengthen request",
-        ),
-        ("  retries: {maxRetries: 11}\n", "8 spec.retries.maxRetries: must be at most 10, not 11"),
-        (
-            "  retries: {methods: idempotent}\n",
-            "8 spec.retries.methods: must be one of Safe, Idempotent, All, not `idempotent`; did you mean Idempotent?",
-        ),
-        ("  retries: {codes: [503, 503]}\n", "8 spec.retries.codes: has the same entry twice: remove one of the two"),
-        (
-            "  retries: {budget: {percent: 101}}\n",
-            "8 spec.retries.budget.percent: a percentage is an integer from 0 to 100, or a string with at most four decimals such \
-             as \"0.1\"",
-        ),
-        (
-            "  retries: {budget: {percent: 0.5}}\n",
-            "8 spec.retries.budget.percent: must be an integer or text: write \"0.5\" in quotes, since YAML floats do not survive \
-             every tool",
-        ),
-        (
-            "  bulkhead: {maxPending: 5}\n",
-            "8 spec.bulkhead: a bulkhead needs maxConnections or maxRequests: without one of them nothing ever waits",
-        ),
-        (
-            "  routes:\n  - match: {path: {prefix: api}}\n    timeouts: {attempt: 1s}\n",
-            "9 spec.routes[0].match.path: a path starts with /",
-        ),
-        (
-            "  routes:\n  - match: {methods: [get]}\n    timeouts: {attempt: 1s}\n",
-            "9 spec.routes[0].match.methods[0]: `get` must match ^[A-Z][A-Z-]*$; did you mean `GET`?",
-        ),
-        (
-            "  routes:\n  - match: {headers: {x-beta: {exact: yes}}}\n    timeouts: {attempt: 1s}\n",
-            "9 spec.routes[0].match.headers.x-beta.exact: must be text: YAML 1.1, and so kubectl, reads `yes` as true; write \
-             \"yes\" in quotes",
-        ),
-        (
-            "  on: {}\n  bulkhead: {maxRequests: 1}\n",
-            "8 spec.true: unknown field: YAML 1.1, and so kubectl, reads the key `on` as true; quote it if it is meant",
-        ),
-        ("", "6 spec: the policy does nothing: set timeouts, retries, bulkhead or routes"),
-    ];
-    for (text, expected) in table {
+    for (text, expected) in POLICIES {
         let found = policy(text);
         let found: Vec<&String> =
             found.iter().filter(|line| !line.contains("codes") || expected.contains("twice")).collect();
