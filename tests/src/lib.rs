@@ -1,1 +1,5 @@
-//! Placeholder.
+//! What proves Firebreak: the application that stands in for services in tests ([`app`]) and the harness that drives a
+//! cluster from the test process.
+
+pub mod app;
+pub mod wait;
