@@ -21,9 +21,14 @@ readonly CONTAINERD=$STATE/run/containerd/containerd.sock
 readonly KERNEL_SETTINGS=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys
   kernel.keys.root_maxbytes)
 
-# The parts are cached by what they are made from, so that a change of version builds anew and a way back costs nothing.
-PARTS=$CACHE/parts-$(cat "$here"/parts/*/* | sha256sum | cut -c1-12)
-readonly PARTS
+# part NAME: the folder with the programs of one of parts/*. It is named after what they are made from, so that a change of
+# version builds anew and the way back costs nothing.
+part() { echo "$CACHE/$1-$(cat "$here/parts/$1"/* | sha256sum | cut -c1-12)"; }
+KUBERNETES=$(part kubernetes)
+COREDNS=$(part coredns)
+HELM=$(part helm)
+PAUSE=$(part pause)
+readonly KUBERNETES COREDNS HELM PAUSE
 
 started=$(date +%s%N)
 readonly started
@@ -54,7 +59,7 @@ need_root() { [ "$(id -u)" = 0 ] || fail "$(basename "$0") needs root: it makes 
 # inside COMMAND...: runs a command in the node's namespaces.
 inside() { nsenter --target "$(cat "$STATE/holder")" --net --mount --wd "$@"; }
 
-api() { "$PARTS/kubectl" --kubeconfig="$STATE/admin.conf" "$@"; }
+api() { "$KUBERNETES/kubectl" --kubeconfig="$STATE/admin.conf" "$@"; }
 
 # The mount points of the cgroup hierarchies: one with cgroup v2, several with v1.
 cgroup_roots() {
