@@ -56,9 +56,8 @@ fn router(metrics: Arc<Registry>, ready: watch::Receiver<bool>) -> Router {
 async fn serve_metrics(State(shown): State<Shown>) -> Response {
     let mut text = String::new();
     match encode(&mut text, &shown.metrics) {
-        Ok(()) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
+        Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

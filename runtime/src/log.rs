@@ -31,7 +31,9 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The filter does not parse.
-    #[error("--log: `{filter}` is not a filter ({reason}): write a level such as info, or target=level pairs with commas")]
+    #[error(
+        "--log: `{filter}` is not a filter ({reason}): write a level such as info, or target=level pairs with commas"
+    )]
     Filter {
         /// What was given.
         filter: String,

@@ -1,0 +1,288 @@
+//! Who wins: which policies apply to a port of a Service, for callers in one namespace, and in what order.
+//!
+//! The rules are those of GEP-713 with two levels of our own in front, as `docs/precedence.md` tells users:
+//!
+//! 1. a policy of the callers' namespace (a consumer's) beats one of the Service's namespace (a producer's);
+//! 2. Service port beats Service beats Namespace: the most specific wins whole, nothing is merged;
+//! 3. with `from` beats without, since both may stand for different callers of one target;
+//! 4. the older `creationTimestamp` wins, then the smaller `namespace/name`.
+//!
+//! Two policies of one namespace with the same target and the same `from` claim the same thing. The older has it, and the
+//! younger is told so ([`conflicts`]); its other targets stay in force.
+//!
+//! Namespace selectors are decided here, against the callers' namespace. Pod selectors travel to the proxies, which know
+//! their own pod's labels.
+
+use std::{collections::BTreeMap, fmt};
+
+use firebreak_crds::spec::{Callers, LabelSelector, TargetKind, TargetRef};
+
+use crate::index::{Invalid, Key, Meta, Namespace, Service, ServicePort};
+
+/// Something that names targets and callers: a policy or a fault.
+pub trait Attaches {
+    /// Who it is.
+    fn meta(&self) -> &Meta;
+    /// What it is about; nothing if it does not parse.
+    fn target_refs(&self) -> &[TargetRef];
+    /// Whom it is for.
+    fn from(&self) -> Option<&Callers>;
+
+    /// Its namespace and name.
+    fn id(&self) -> &Key {
+        &self.meta().key
+    }
+
+    /// The targets, with the object's own namespace where a reference leaves it out.
+    fn targets(&self) -> impl Iterator<Item = Target<'_>> {
+        let own = self.meta().key.namespace.as_str();
+        self.target_refs().iter().map(move |reference| Target::of(own, reference))
+    }
+
+    /// Whether it is for callers in `caller`, as far as namespaces decide, through `target`.
+    fn reaches(&self, target: &Target<'_>, caller: &Namespace) -> bool {
+        let own = self.meta().key.namespace.as_str();
+        let spoken_for = target.namespace == own || caller.key.name == own;
+        let selector = self.from().and_then(|from| from.namespace_selector.as_ref());
+        spoken_for && selector.is_none_or(|selector| selector.matches(&caller.labels))
+    }
+
+    /// The pod selector that is left for the proxy to decide.
+    fn pod_selector(&self) -> Option<&LabelSelector> {
+        self.from()?.pod_selector.as_ref().filter(|selector| !everything(selector))
+    }
+}
+
+/// What a reference points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target<'a> {
+    /// Namespace of the Service, or the Namespace itself.
+    pub namespace: &'a str,
+    /// Name of the Service; none means every Service of the namespace.
+    pub service: Option<&'a str>,
+    /// Name of one port; none means all ports.
+    pub port: Option<&'a str>,
+}
+
+/// Everything of one kind that concerns the callers of one namespace, by target.
+#[derive(Debug)]
+pub struct Attached<'w, T> {
+    namespaces: BTreeMap<&'w str, Claims<'w, T>>,
+}
+
+/// What is about one namespace: about the whole of it, and about Services by name.
+#[derive(Debug)]
+struct Claims<'w, T> {
+    whole: Vec<(Rank<'w>, &'w T)>,
+    named: BTreeMap<&'w str, Vec<(Rank<'w>, &'w T)>>,
+}
+
+/// The order of precedence, the strongest first: each field is compared before the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'w> {
+    producer: bool,
+    level: Level,
+    everyone: bool,
+    created: jiff::Timestamp,
+    key: &'w Key,
+    /// The port that is named, so that a rank is complete; all that meet at one port name the same.
+    port: Option<&'w str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Port,
+    Service,
+    Namespace,
+}
+
+/// A claim that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The target, in words.
+    pub target: String,
+    /// Who has it.
+    pub winner: Key,
+}
+
+impl<'w, T: Attaches> Attached<'w, T> {
+    /// What of `objects` concerns callers in `caller`.
+    pub fn to(caller: &Namespace, objects: impl Iterator<Item = &'w T>) -> Self {
+        let mut namespaces: BTreeMap<&str, Claims<'_, T>> = BTreeMap::new();
+        for object in objects {
+            for target in object.targets().filter(|target| object.reaches(target, caller)) {
+                let rank = Rank::of(object, &target);
+                let claims = namespaces.entry(target.namespace).or_default();
+                let claims = match target.service {
+                    None => &mut claims.whole,
+                    Some(service) => claims.named.entry(service).or_default(),
+                };
+                claims.push((rank, object));
+            }
+        }
+        Self { namespaces }
+    }
+
+    /// Whether anything is about `service`, at whatever port.
+    pub fn touches(&self, service: &Key) -> bool {
+        self.candidates(service).next().is_some()
+    }
+
+    /// What is about that port, the strongest first. Of an identical claim only the winner is there.
+    pub fn at(&self, service: &Key, port: &ServicePort) -> Vec<&'w T> {
+        let fits = |rank: &Rank<'_>| rank.port.is_none_or(|name| port.name.as_deref() == Some(name));
+        let mut found: Vec<_> = self.candidates(service).filter(|(rank, _)| fits(rank)).collect();
+        found.sort_by_key(|(rank, _)| *rank);
+        let mut kept: Vec<(Rank<'_>, &T)> = Vec::new();
+        for (rank, object) in found {
+            if !kept.iter().any(|(other, holder)| other.same_claim(rank) && same_callers(*holder, object)) {
+                kept.push((*rank, object));
+            }
+        }
+        kept.into_iter().map(|(_, object)| object).collect()
+    }
+
+    fn candidates(&self, service: &Key) -> impl Iterator<Item = &(Rank<'w>, &'w T)> {
+        let claims = self.namespaces.get(service.namespace.as_str());
+        claims
+            .into_iter()
+            .flat_map(|claims| claims.named.get(service.name.as_str()).into_iter().flatten().chain(&claims.whole))
+    }
+}
+
+impl<T> Default for Claims<'_, T> {
+    fn default() -> Self {
+        Self { whole: Vec::new(), named: BTreeMap::new() }
+    }
+}
+
+impl<'w> Rank<'w> {
+    fn of<T: Attaches>(object: &'w T, target: &Target<'w>) -> Self {
+        let meta = object.meta();
+        let level = match (target.service, target.port) {
+            (None, _) => Level::Namespace,
+            (Some(_), None) => Level::Service,
+            (Some(_), Some(_)) => Level::Port,
+        };
+        Self {
+            producer: target.namespace == meta.key.namespace,
+            level,
+            everyone: callers(object).is_none(),
+            created: meta.created,
+            key: &meta.key,
+            port: target.port,
+        }
+    }
+
+    fn same_claim(&self, other: &Self) -> bool {
+        (self.producer, self.level) == (other.producer, other.level)
+    }
+}
+
+impl<'a> Target<'a> {
+    /// What `reference` points to, in an object of the namespace `own`.
+    pub fn of(own: &'a str, reference: &'a TargetRef) -> Self {
+        match reference.kind {
+            TargetKind::Namespace => Self { namespace: own, service: None, port: None },
+            TargetKind::Service => Self {
+                namespace: reference.namespace.as_deref().unwrap_or(own),
+                service: Some(&reference.name),
+                port: reference.section_name.as_deref(),
+            },
+        }
+    }
+
+    /// Whether it is about that Service, or a port of it.
+    pub fn names(&self, service: &Key) -> bool {
+        self.namespace == service.namespace && self.service.is_none_or(|name| name == service.name)
+    }
+
+    /// Whether there is a port that both are about.
+    pub fn overlaps(&self, other: &Target<'_>) -> bool {
+        fn meet(one: Option<&str>, two: Option<&str>) -> bool {
+            one.is_none() || two.is_none() || one == two
+        }
+        self.namespace == other.namespace && meet(self.service, other.service) && meet(self.port, other.port)
+    }
+
+    /// The ports of `service` that it is about.
+    pub fn ports<'s>(&self, service: &'s Service) -> impl Iterator<Item = &'s ServicePort> {
+        let wanted = self.port.map(ToOwned::to_owned);
+        service.ports.iter().filter(move |port| wanted.is_none() || port.name == wanted)
+    }
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.service, self.port) {
+            (None, _) => write!(f, "Namespace {}", self.namespace),
+            (Some(service), None) => write!(f, "Service {}/{service}", self.namespace),
+            (Some(service), Some(port)) => write!(f, "port {port} of Service {}/{service}", self.namespace),
+        }
+    }
+}
+
+/// The claims that were lost to an identical, older one, by who lost them.
+pub fn conflicts<'w, T: Attaches + 'w>(objects: impl Iterator<Item = &'w T>) -> BTreeMap<Key, Vec<Conflict>> {
+    let mut claims: BTreeMap<(&str, Target<'_>), Vec<&T>> = BTreeMap::new();
+    for object in objects {
+        for target in object.targets() {
+            claims.entry((&object.meta().key.namespace, target)).or_default().push(object);
+        }
+    }
+    let mut lost: BTreeMap<Key, Vec<Conflict>> = BTreeMap::new();
+    for ((_, target), mut claimants) in claims {
+        claimants.sort_by_key(|object| (object.meta().created, &object.meta().key));
+        let mut holders: Vec<&T> = Vec::new();
+        for object in claimants {
+            match holders.iter().find(|holder| same_callers(**holder, object)) {
+                Some(holder) => {
+                    let conflict = Conflict { target: target.to_string(), winner: holder.meta().key.clone() };
+                    lost.entry(object.meta().key.clone()).or_default().push(conflict);
+                }
+                None => holders.push(object),
+            }
+        }
+    }
+    lost
+}
+
+/// A Namespace target is the object's own namespace; CEL cannot see that name, so it is checked here.
+pub(crate) fn check_targets(own: &str, references: &[TargetRef]) -> Result<(), Invalid> {
+    let strange = |it: &&(usize, &TargetRef)| it.1.kind == TargetKind::Namespace && it.1.name != own;
+    match references.iter().enumerate().collect::<Vec<_>>().iter().find(strange) {
+        None => Ok(()),
+        Some((place, reference)) => Err(Invalid {
+            path: format!("spec.targetRefs[{place}].name"),
+            message: format!(
+                "`{}` is not the object's own namespace: a Namespace target is always `{own}`; create the object in `{}` instead",
+                reference.name, reference.name
+            ),
+        }),
+    }
+}
+
+/// The callers that are selected, in a form that compares: selectors that select everything count as absent, and the order
+/// of conditions does not count.
+fn callers<T: Attaches>(object: &T) -> Option<(Option<LabelSelector>, Option<LabelSelector>)> {
+    let from = object.from()?;
+    let canonical = |selector: &Option<LabelSelector>| {
+        let mut selector = selector.clone().filter(|selector| !everything(selector))?;
+        selector.match_expressions.iter_mut().for_each(|expression| expression.values.sort());
+        selector.match_expressions.sort_by(|a, b| (&a.key, &a.values).cmp(&(&b.key, &b.values)));
+        Some(selector)
+    };
+    let both = (canonical(&from.namespace_selector), canonical(&from.pod_selector));
+    (both != (None, None)).then_some(both)
+}
+
+fn same_callers<T: Attaches>(one: &T, other: &T) -> bool {
+    callers(one) == callers(other)
+}
+
+fn everything(selector: &LabelSelector) -> bool {
+    selector.match_labels.is_empty() && selector.match_expressions.is_empty()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Pods: which of them carry the proxy, and whom to tell when one does not.
+
+use std::collections::BTreeMap;
+
+use firebreak_crds::marks;
+use k8s_openapi::api::core::v1;
+
+use super::{Affected, Filed, Key, Store, Update};
+
+/// What is asked of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: Key,
+    /// It carries the proxy.
+    pub injected: bool,
+    /// Its own label asks for the proxy.
+    pub wanted: bool,
+    /// Its containers may still run: it is neither finished nor being deleted.
+    pub running: bool,
+}
+
+/// The controller of a pod, for Events that outlive the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// `apiVersion` of the controller.
+    pub api_version: String,
+    /// Kind of the controller: `ReplicaSet`, `DaemonSet`, `Job`.
+    pub kind: String,
+    /// Name of the controller, in the pod's namespace.
+    pub name: String,
+    /// Uid of the controller.
+    pub uid: String,
+}
+
+/// All pods, and how many in each namespace carry the proxy or ask for it.
+#[derive(Clone, Debug, Default)]
+pub struct Pods {
+    store: Store<Pod>,
+    carriers: BTreeMap<String, usize>,
+}
+
+impl Pods {
+    /// Whether a pod in the namespace carries the proxy or asks for it.
+    pub fn carries(&self, namespace: &str) -> bool {
+        self.carriers.contains_key(namespace)
+    }
+
+    /// The pods of the namespace whose proxies may be running.
+    pub fn proxies(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        self.store.within(namespace).filter(|pod| pod.injected && pod.running)
+    }
+
+    /// How many pods there are.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.store.is_empty()
+    }
+
+    /// Files the news; only the first and the last carrier of a namespace affect anything.
+    pub(super) fn update(&mut self, update: Update<Pod>) -> Affected {
+        let carriers = &mut self.carriers;
+        self.store.update(update, |before, after| {
+            let namespace = before.or(after).map(|pod| pod.key.namespace.clone()).unwrap_or_default();
+            let carried = carriers.contains_key(&namespace);
+            let count = carriers.entry(namespace.clone()).or_default();
+            *count += usize::from(after.is_some_and(Pod::carrier));
+            *count -= usize::from(before.is_some_and(Pod::carrier));
+            if *count == 0 {
+                carriers.remove(&namespace);
+            }
+            let changed = carried != carriers.contains_key(&namespace);
+            if changed { Affected::by_enabling(namespace) } else { Affected::default() }
+        })
+    }
+}
+
+impl Pod {
+    fn carrier(&self) -> bool {
+        self.injected || self.wanted
+    }
+}
+
+impl From<&v1::Pod> for Pod {
+    fn from(pod: &v1::Pod) -> Self {
+        let meta = &pod.metadata;
+        let annotation = |name: &str| meta.annotations.as_ref().is_some_and(|them| them.contains_key(name));
+        let label = meta.labels.as_ref().and_then(|them| them.get(marks::INJECT));
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let finished = matches!(phase, Some("Succeeded" | "Failed"));
+        Self {
+            key: Key::of(meta),
+            injected: annotation(marks::INJECTED),
+            wanted: label.is_some_and(|value| value == marks::ENABLED),
+            running: !finished && meta.deletion_timestamp.is_none(),
+        }
+    }
+}
+
+impl Owner {
+    /// The pod's controller, if it has one.
+    pub fn of(pod: &v1::Pod) -> Option<Self> {
+        let owners = pod.metadata.owner_references.as_ref()?;
+        let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+        Some(Self {
+            api_version: owner.api_version.clone(),
+            kind: owner.kind.clone(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+        })
+    }
+}
+
+impl Filed for Pod {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+}

@@ -1,0 +1,122 @@
+//! What the proxies of one namespace need to know, as a pure function of the world.
+//!
+//! The config holds the Services that policies and faults touch for callers in that namespace, and nothing else: a Service
+//! that nobody names comes and goes without a byte changing, and an unchanged world renders to the same bytes, whatever
+//! order its news came in. Local mode asks for every Service ([`Scope::All`]) because there each gets a listener, and for
+//! endpoints, because there is no cluster IP behind which somebody else balances.
+
+mod bodies;
+
+use std::collections::BTreeMap;
+
+use firebreak_crds::wire::{Config, Entry};
+use jiff::Timestamp;
+
+use crate::{
+    attach::{Attached, Attaches},
+    index::{Fault, Key, Namespace, Policy, Service, World},
+};
+
+/// How to render.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Which Services the config holds.
+    pub scope: Scope,
+    /// Whether it says where each Service's endpoints are.
+    pub endpoints: bool,
+    /// The namespace Firebreak runs in, where faults never act.
+    pub own_namespace: String,
+    /// Faults that end before this moment are left out.
+    pub now: Timestamp,
+}
+
+/// Which Services a config holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that a policy or fault touches for these callers: in a cluster.
+    Touched,
+    /// Every one: in local mode.
+    All,
+}
+
+/// The config for callers in `namespace`.
+///
+/// A namespace that the world does not know is rendered as one without labels, so faults do not act in it.
+pub fn render(world: &World, namespace: &str, options: &Options) -> Config {
+    let unknown = Namespace { key: Key::cluster(namespace), ..Namespace::default() };
+    let caller = world.namespace(namespace).unwrap_or(&unknown);
+    let policies = Attached::to(caller, world.policies.iter());
+    let faulty = faults_act(caller, &options.own_namespace);
+    let faults = world.faults.iter().filter(|fault| faulty && fault.active(options.now));
+    let faults = Attached::to(caller, faults);
+    let mut entries = Entries::default();
+    for service in world.services.iter().filter(|service| options.addressable(service)) {
+        if options.scope == Scope::All || policies.touches(&service.key) || faults.touches(&service.key) {
+            entries.add(world, service, &policies, &faults, options);
+        }
+    }
+    Config { namespace: namespace.to_owned(), transparent: caller.transparent, entries: entries.into_vec() }
+}
+
+/// Whether faults may act on callers in `namespace`: only where its people said so, and never where the cluster or
+/// Firebreak itself would be hit.
+pub fn faults_act(namespace: &Namespace, own_namespace: &str) -> bool {
+    namespace.faults && !crate::spared(&namespace.key.name, own_namespace)
+}
+
+impl Options {
+    /// For the proxies of a cluster.
+    pub fn cluster(own_namespace: impl Into<String>, now: Timestamp) -> Self {
+        Self { scope: Scope::Touched, endpoints: false, own_namespace: own_namespace.into(), now }
+    }
+
+    /// For local mode.
+    pub fn local(now: Timestamp) -> Self {
+        Self { scope: Scope::All, endpoints: true, own_namespace: String::new(), now }
+    }
+
+    /// Without endpoints a Service is recognised by its addresses only; a headless one has none.
+    fn addressable(&self, service: &Service) -> bool {
+        self.endpoints || !service.addresses.is_empty()
+    }
+}
+
+/// The entries as they gather, each once.
+#[derive(Default)]
+struct Entries<'w> {
+    services: Vec<Entry>,
+    policies: BTreeMap<&'w Key, Entry>,
+    faults: BTreeMap<&'w Key, Entry>,
+}
+
+impl<'w> Entries<'w> {
+    fn add(
+        &mut self,
+        world: &'w World,
+        service: &Service,
+        policies: &Attached<'w, Policy>,
+        faults: &Attached<'w, Fault>,
+        options: &Options,
+    ) {
+        let mut body = bodies::service(service);
+        for (port, wire) in service.ports.iter().zip(&mut body.ports) {
+            let policies = policies.at(&service.key, port);
+            let mut faults = faults.at(&service.key, port);
+            // The proxy draws every fault in the order given; the name's order is one that nobody can fight over.
+            faults.sort_by(|a, b| a.meta.key.cmp(&b.meta.key));
+            wire.policies = policies.iter().map(|policy| policy.meta.key.to_string()).collect();
+            wire.faults = faults.iter().map(|fault| fault.meta.key.to_string()).collect();
+            wire.endpoints = options.endpoints.then(|| bodies::endpoints(world, &service.key, port));
+            self.policies.extend(policies.into_iter().filter_map(|it| Some((it.id(), bodies::policy(it)?))));
+            self.faults.extend(faults.into_iter().filter_map(|it| Some((it.id(), bodies::fault(it)?))));
+        }
+        self.services.push(bodies::entry(&service.key, 0, firebreak_crds::wire::Body::Service(body)));
+    }
+
+    fn into_vec(self) -> Vec<Entry> {
+        self.services.into_iter().chain(self.policies.into_values()).chain(self.faults.into_values()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! Whether what is named exists, and whether proxies can recognise it.
+
+use firebreak_crds::resources::condition;
+
+use super::{conditions::Verdict, reason};
+use crate::{
+    attach::{Attaches, Target},
+    index::{Key, World},
+};
+
+/// The condition `ResolvedRefs`: the first target that does not resolve gives the reason, the message names all.
+pub(super) fn resolved<T: Attaches>(world: &World, object: &T) -> Verdict {
+    let broken: Vec<_> = object.targets().filter_map(|target| unresolved(world, &target)).collect();
+    match broken.first() {
+        None => Verdict::yes(condition::RESOLVED_REFS, reason::RESOLVED, "every target exists"),
+        Some((reason, _)) => {
+            let messages: Vec<_> = broken.iter().map(|(_, message)| message.as_str()).collect();
+            Verdict::no(condition::RESOLVED_REFS, reason, messages.join("; "))
+        }
+    }
+}
+
+/// Whether at least one port can be recognised.
+pub(super) fn any_port<T: Attaches>(world: &World, object: &T) -> bool {
+    object.targets().any(|target| {
+        let services = world.services.within(target.namespace).filter(|service| target.names(&service.key));
+        services.filter(|service| !service.addresses.is_empty()).any(|service| target.ports(service).next().is_some())
+    })
+}
+
+fn unresolved(world: &World, target: &Target<'_>) -> Option<(&'static str, String)> {
+    // A Namespace target stands for whatever Services there are, even none.
+    let key = Key::new(target.namespace, target.service?);
+    let Some(service) = world.services.get(&key) else {
+        return Some((reason::TARGET_NOT_FOUND, format!("Service {key} does not exist")));
+    };
+    if service.external_name {
+        let message =
+            format!("Service {key} is an ExternalName, which callers reach at addresses that nobody here knows");
+        return Some((reason::EXTERNAL_NAME, message));
+    }
+    if let Some(name) = target.port
+        && service.port_named(name).is_none()
+    {
+        let names: Vec<_> = service.ports.iter().filter_map(|port| port.name.as_deref()).collect();
+        let names = if names.is_empty() { "it names none".into() } else { format!("it has {}", names.join(", ")) };
+        return Some((reason::PORT_NOT_FOUND, format!("Service {key} has no TCP port named {name}: {names}")));
+    }
+    service.addresses.is_empty().then(|| {
+        let message = format!(
+            "Service {key} is headless: callers connect to its pods' addresses, which need endpoints in the config"
+        );
+        (reason::NEEDS_ENDPOINTS, message)
+    })
+}

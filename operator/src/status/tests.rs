@@ -1,0 +1,270 @@
+use firebreak_crds::resources::{Phase, condition};
+use jiff::{Timestamp, ToSpan};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    Event, Update,
+    scenario::{
+        all_published, fault, key, namespace, noon, options, policy, running, service, service_with, verdicts, world,
+    },
+};
+
+const FAULTS: [(&str, &str); 1] = [("firebreak.dev/faults", "enabled")];
+
+fn on(name: &str) -> Value {
+    json!({"targetRefs": [{"kind": "Service", "name": name}]})
+}
+
+fn shop(more: impl IntoIterator<Item = Event>) -> World {
+    let fixed = [namespace("shop", &FAULTS), service("shop/a", 1, &["http:80"])];
+    world(fixed.into_iter().chain(more))
+}
+
+fn published_verdicts(world: &World, policy: &str) -> Vec<String> {
+    verdicts(world, &all_published(world, &options(noon())), policy)
+}
+
+#[test]
+fn a_policy_in_force() {
+    let world = shop([policy("shop/p", 1, on("a"))]);
+    assert_eq!(
+        published_verdicts(&world, "shop/p"),
+        [
+            "Accepted=True Accepted: the policy is valid",
+            "ResolvedRefs=True ResolvedRefs: every target exists",
+            "Published=True Published: in the config of namespace shop",
+            "Programmed=Unknown NoAcknowledgements: proxies do not report which config they run",
+            "Ready=True Published: in the config of namespace shop",
+        ]
+    );
+}
+
+#[test]
+fn published_follows_what_the_config_map_holds() {
+    let mut world = shop([policy("shop/p", 1, on("a"))]);
+    let mut published = Published::default();
+    let third = |world: &World, published: &Published| verdicts(world, published, "shop/p")[2].clone();
+    assert_eq!(third(&world, &published), "Published=False Pending: not yet in the config of namespace shop");
+    published = all_published(&world, &options(noon()));
+    let mut newer = world.policies.get(&key("shop/p")).unwrap().clone();
+    newer.meta.generation = 2;
+    world.apply(Event::Policy(Update::Apply(newer)));
+    assert_eq!(third(&world, &published), "Published=False Pending: not yet in the config of namespace shop");
+    assert!(published.failed("shop", Problem::TooLarge { bytes: 2_000_000, limit: 1_000_000 }));
+    assert!(!published.failed("shop", Problem::TooLarge { bytes: 2_000_001, limit: 1_000_000 }), "said before");
+    assert!(
+        third(&world, &published)
+            .starts_with("Published=False ConfigTooLarge: namespace shop: the config has 2000001 bytes")
+    );
+}
+
+#[test]
+fn what_cannot_be_resolved_says_what_is_missing() {
+    let headless = json!({"clusterIP": "None", "ports": [{"port": 80}]});
+    let alias = json!({"type": "ExternalName", "externalName": "example.com"});
+    let section = json!({"targetRefs": [{"kind": "Service", "name": "a", "sectionName": "grpc"}]});
+    let world = shop([
+        service_with("shop/headless", &headless),
+        service_with("shop/alias", &alias),
+        policy("shop/gone", 1, on("gone")),
+        policy("shop/port", 1, section),
+        policy("shop/headless", 1, on("headless")),
+        policy("shop/alias", 1, on("alias")),
+    ]);
+    for (name, expected) in [
+        ("shop/gone", "ResolvedRefs=False TargetNotFound: Service shop/gone does not exist"),
+        ("shop/port", "ResolvedRefs=False PortNotFound: Service shop/a has no TCP port named grpc: it has http"),
+        ("shop/headless", "ResolvedRefs=False NeedsEndpoints: Service shop/headless is headless"),
+        ("shop/alias", "ResolvedRefs=False ExternalName: Service shop/alias is an ExternalName"),
+    ] {
+        let lines = published_verdicts(&world, name);
+        assert!(lines[1].starts_with(expected), "{lines:?}");
+        assert!(lines[4].starts_with("Ready=False"), "{lines:?}");
+    }
+}
+
+#[test]
+fn the_loser_of_a_claim_learns_who_has_it() {
+    let two = json!({"targetRefs": [{"kind": "Service", "name": "a"}, {"kind": "Service", "name": "b"}]});
+    let world = shop([
+        service("shop/b", 2, &["http:80"]),
+        policy("shop/old", 1, on("a")),
+        policy("shop/young", 2, on("a")),
+        policy("shop/both", 3, two),
+    ]);
+    let message = "Service shop/a belongs to shop/old, which has the same `from` and is older";
+    let young = published_verdicts(&world, "shop/young");
+    assert_eq!(young[0], format!("Accepted=False Conflicted: {message}"));
+    assert_eq!(young[2], format!("Published=False Conflicted: {message}"));
+    let both = published_verdicts(&world, "shop/both");
+    assert_eq!(both[0], format!("Accepted=False Conflicted: {message}; the other targets are in force"));
+    assert_eq!(both[2], "Published=True Published: in the config of namespace shop");
+}
+
+#[test]
+fn what_does_not_parse_is_told_by_field() {
+    let mut world = shop([]);
+    let object = json!({"metadata": {"namespace": "shop", "name": "p"},
+                        "spec": {"targetRefs": [], "timeouts": {"request": "soon"}}});
+    world.apply(Event::Policy(Update::Apply(Policy::from_json(object).unwrap())));
+    let lines = published_verdicts(&world, "shop/p");
+    assert!(
+        lines[0].starts_with("Accepted=False Invalid: spec.timeouts.request: `soon` is not a duration"),
+        "{lines:?}"
+    );
+    assert!(lines[1].starts_with("ResolvedRefs=Unknown Invalid"), "{lines:?}");
+}
+
+#[test]
+fn warnings_are_in_the_message_and_refuse_nothing() {
+    let mut spec = on("a");
+    spec["timeouts"] = json!({"attempt": "2s", "request": "3s"});
+    spec["retries"] = json!({"maxRetries": 3});
+    let world = shop([policy("shop/p", 1, spec)]);
+    let lines = published_verdicts(&world, "shop/p");
+    assert!(lines[0].starts_with("Accepted=True Accepted: the policy is valid; warning: retries "), "{lines:?}");
+}
+
+#[test]
+fn a_policy_that_nobody_is_under() {
+    let mut spec = on("a");
+    spec["from"] = json!({"namespaceSelector": {"matchLabels": {"team": "nobody"}}});
+    let lines = published_verdicts(&shop([policy("shop/p", 1, spec)]), "shop/p");
+    assert!(lines[2].starts_with("Published=False NoCallers"), "{lines:?}");
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut world = shop([policy("shop/p", 1, on("a"))]);
+    let published = all_published(&world, &options(noon()));
+    let at = |world: &World, now: Timestamp| {
+        Judge::new(world, &published, &options(now)).policy(world.policies.get(&key("shop/p")).unwrap())
+    };
+    let first = at(&world, noon());
+    let mut seen = world.policies.get(&key("shop/p")).unwrap().clone();
+    seen.status = first.clone();
+    world.apply(Event::Policy(Update::Apply(seen)));
+    assert_eq!(at(&world, noon() + 1.hour()), first, "nothing to write");
+    let services = Event::Service(Update::Reset(vec![]));
+    world.apply(services);
+    let later = at(&world, noon() + 2.hours());
+    let time = |status: &TrafficPolicyStatus, type_: &str| {
+        let found = status.conditions.iter().find(|it| it.type_ == type_).unwrap();
+        found.last_transition_time.0
+    };
+    assert_eq!(time(&later, condition::RESOLVED_REFS), noon() + 2.hours());
+    assert_eq!(time(&later, condition::ACCEPTED), noon());
+}
+
+#[test]
+fn the_table_shows_targets_and_protections() {
+    let spec = json!({
+        "targetRefs": [{"kind": "Service", "name": "a", "sectionName": "http"},
+                       {"kind": "Service", "name": "api", "namespace": "payments"},
+                       {"kind": "Namespace", "name": "shop"}],
+        "retries": {}, "routes": [{"match": {}, "retries": {}}],
+    });
+    let world = shop([policy("shop/p", 1, spec)]);
+    let (published, options) = (Published::default(), options(noon()));
+    let status = Judge::new(&world, &published, &options).policy(world.policies.get(&key("shop/p")).unwrap());
+    assert_eq!(status.target.as_deref(), Some("a:http, payments/api, namespace"));
+    assert_eq!(status.protections.as_deref(), Some("timeouts, retries, 1 route"));
+}
+
+/// The status of the fault `shop/f` at `now`, and whether the config of `shop` holds it.
+fn life(world: &World, now: Timestamp) -> FaultSpecStatus {
+    let options = options(now);
+    let published = all_published(world, &options);
+    Judge::new(world, &published, &options).fault(world.faults.get(&key("shop/f")).unwrap())
+}
+
+/// The API server takes `status` and gives it back.
+fn write(world: &mut World, status: FaultSpecStatus) {
+    let mut fault = world.faults.get(&key("shop/f")).unwrap().clone();
+    fault.status = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
+    world.apply(Event::Fault(Update::Apply(fault)));
+}
+
+#[test]
+fn a_fault_from_start_to_end() {
+    let mut world = shop([fault("shop/f", 1, on("a"), json!({}))]);
+    let start = noon() + 300.milliseconds();
+    let first = life(&world, start);
+    assert_eq!(first.phase, Some(Phase::Pending));
+    assert_eq!(first.expires_at.as_ref().unwrap().0, noon() + 10.minutes() + 1.second());
+    write(&mut world, first.clone());
+    let second = life(&world, start + 1.second());
+    assert_eq!(second.phase, Some(Phase::Running));
+    assert_eq!(
+        (&second.started_at.as_ref().unwrap().0, &second.expires_at),
+        (&noon(), &first.expires_at),
+        "they never move"
+    );
+    assert_eq!(second.message.as_deref(), Some("in the config of namespace shop; ends at 2026-03-01T12:10:01Z"));
+    write(&mut world, second.clone());
+    assert_eq!(life(&world, start + 2.minutes()), second, "nothing to write");
+    assert_eq!(next_end(&world), Some(noon() + 10.minutes() + 1.second()));
+    let last = life(&world, noon() + 11.minutes());
+    assert_eq!((last.phase, last.message.as_deref()), (Some(Phase::Completed), Some("ended at 2026-03-01T12:10:01Z")));
+    write(&mut world, last);
+    assert_eq!(next_end(&world), None);
+}
+
+#[test]
+fn suspend_stops_a_fault_and_does_not_move_its_end() {
+    let mut spec = on("a");
+    spec["suspend"] = json!(true);
+    let stopped = life(&shop([fault("shop/f", 1, spec.clone(), running())]), noon());
+    assert_eq!((stopped.phase, stopped.expires_at.unwrap().0), (Some(Phase::Suspended), noon() + 9.minutes()));
+    let over = life(&shop([fault("shop/f", 1, spec.clone(), running())]), noon() + 9.minutes());
+    assert_eq!(over.phase, Some(Phase::Completed));
+    let unstarted = life(&shop([fault("shop/f", 1, spec, json!({}))]), noon());
+    assert_eq!((unstarted.phase, unstarted.started_at), (Some(Phase::Suspended), None));
+}
+
+#[test]
+fn of_two_active_faults_the_younger_is_refused_for_good() {
+    let older = || fault("shop/older", 1, json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}]}), running());
+    let mut world = shop([older(), fault("shop/f", 2, on("a"), json!({}))]);
+    let refused = life(&world, noon());
+    assert_eq!((refused.phase, &refused.started_at), (Some(Phase::Refused), &None));
+    let message = refused.message.clone().unwrap();
+    assert!(message.starts_with("Service shop/a: the fault shop/older is active there and older"), "{message}");
+    write(&mut world, refused.clone());
+    world.apply(Event::Fault(Update::Delete(key("shop/older"))));
+    assert_eq!(life(&world, noon() + 1.minute()), refused, "it does not start when nobody watches any more");
+}
+
+#[test]
+fn faults_that_meet_nowhere_do_not_conflict() {
+    let other_port = json!({"targetRefs": [{"kind": "Service", "name": "a", "sectionName": "admin"}]});
+    let here = json!({"targetRefs": [{"kind": "Service", "name": "a", "sectionName": "http"}]});
+    let consumer = json!({"targetRefs": [{"kind": "Service", "name": "x", "namespace": "far"}]});
+    let stopped = json!({"targetRefs": [{"kind": "Service", "name": "a"}], "suspend": true});
+    let over = json!({"startedAt": "2026-03-01T11:00:00Z", "expiresAt": "2026-03-01T11:10:00Z"});
+    let world = shop([
+        fault("shop/port", 1, other_port, running()),
+        fault("shop/stopped", 1, stopped, running()),
+        fault("shop/over", 1, on("a"), over),
+        fault("one/consumer", 1, consumer.clone(), running()),
+        fault("two/consumer", 2, consumer, running()),
+        fault("shop/f", 3, here, json!({})),
+    ]);
+    assert_eq!(super::fault::conflicts(&world, noon()).into_keys().collect::<Vec<_>>(), [] as [Key; 0]);
+}
+
+#[test]
+fn callers_without_the_label_are_named() {
+    let spec = on("a");
+    let mixed = shop([namespace("front", &[]), fault("shop/f", 1, spec.clone(), running())]);
+    let accepted = life(&mixed, noon()).conditions[0].message.clone();
+    assert_eq!(
+        accepted,
+        "the fault is valid; warning: callers in namespace front are not hit, for want of the label firebreak.dev/faults=enabled"
+    );
+    let none = world([namespace("shop", &[]), service("shop/a", 1, &["http:80"]), fault("shop/f", 1, spec, running())]);
+    let status = life(&none, noon());
+    assert_eq!(status.phase, Some(Phase::Pending), "nobody's config holds it");
+    assert!(status.message.unwrap().starts_with("nobody is hit: no namespace that it is for"));
+}
