@@ -8,9 +8,19 @@
 //! ask the same [`decide`] why a pod has no proxy. The feature `server` adds the webhook itself.
 
 pub mod annotations;
+#[cfg(feature = "server")]
+pub mod args;
+#[cfg(feature = "server")]
+pub mod certificate;
 pub mod decide;
+#[cfg(feature = "server")]
+pub mod metrics;
 pub mod patch;
 pub mod probes;
 pub mod quantity;
 pub mod review;
+#[cfg(feature = "server")]
+pub mod run;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod sidecar;

@@ -183,21 +183,13 @@ fn name(request: &Request) -> String {
 }
 
 impl Outcome {
-    /// What was done, one of three words, for metrics.
-    pub fn result(&self) -> &'static str {
+    /// What was done and the reason's stable code (empty for an injected pod), for metrics.
+    pub fn labels(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Injected => "injected",
-            Self::Skipped(_) => "skipped",
-            Self::Refused(_) => "refused",
-        }
-    }
-
-    /// The stable code of the reason, empty for an injected pod.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Injected => "",
-            Self::Skipped(reason) | Self::Refused(Refusal::Pod(reason)) => reason.code(),
-            Self::Refused(Refusal::Annotation(_)) => "annotation_invalid",
+            Self::Injected => ("injected", ""),
+            Self::Skipped(reason) => ("skipped", reason.code()),
+            Self::Refused(Refusal::Pod(reason)) => ("refused", reason.code()),
+            Self::Refused(Refusal::Annotation(_)) => ("refused", "annotation_invalid"),
         }
     }
 }
@@ -212,4 +204,4 @@ impl fmt::Display for Refusal {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use super::*;
 use crate::annotations::{Resource, Settings};
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let defaults = Settings {
         cpu: Resource::default(),
         memory: Resource::default(),
@@ -17,7 +17,7 @@ fn config() -> Config {
     Config { own_namespace: "firebreak-system".into(), proxy }
 }
 
-fn request(pod: &Value) -> Value {
+pub(crate) fn request(pod: &Value) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": "AdmissionReview",
@@ -33,7 +33,7 @@ fn asked(entry: Entry, pod: &Value) -> Answer {
     review(request(pod).to_string().as_bytes(), entry, &config()).unwrap()
 }
 
-fn pod(metadata: &Value) -> Value {
+pub(crate) fn pod(metadata: &Value) -> Value {
     json!({"metadata": metadata, "spec": {"containers": [{"name": "app"}]}})
 }
 
@@ -64,7 +64,7 @@ fn the_entry_says_whether_the_namespace_is_enabled() {
 fn a_skipped_pod_is_admitted_without_a_patch() {
     let answer = asked(Entry::Namespace, &pod(&json!({"labels": {"firebreak.dev/inject": "disabled"}})));
     assert_eq!(answer.review["response"], json!({"uid": "0-1", "allowed": true}));
-    assert_eq!((answer.outcome.result(), answer.outcome.reason()), ("skipped", "disabled_by_pod"));
+    assert_eq!(answer.outcome.labels(), ("skipped", "disabled_by_pod"));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_bad_annotation_refuses_the_pod_and_says_what_would_be_right() {
         response["status"]["message"],
         "annotation config.firebreak.dev/workers: \"many\" is not a number of workers: write 1 to 64"
     );
-    assert_eq!(answer.outcome.reason(), "annotation_invalid");
+    assert_eq!(answer.outcome.labels(), ("refused", "annotation_invalid"));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_pod_that_would_pass_the_proxy_by_is_refused() {
     let mut pod = pod(&json!({}));
     pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = json!(2119);
     let answer = asked(Entry::Namespace, &pod);
-    assert_eq!((answer.outcome.result(), answer.outcome.reason()), ("refused", "proxy_user"));
+    assert_eq!(answer.outcome.labels(), ("refused", "proxy_user"));
     let message = answer.review["response"]["status"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("runs as user 2119"), "{message}");
 }

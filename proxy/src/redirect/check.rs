@@ -123,7 +123,11 @@ fn arrived(listener: &Socket, client: &Socket, target: SocketAddr, port: u16) ->
             let accepted = SockRef::from(&accepted);
             let original = if target.is_ipv4() { accepted.original_dst_v4() } else { accepted.original_dst_v6() };
             let original = address(original)?;
-            return if original == target { Ok(()) } else { Err(strayed(format!("its destination became {original}"))) };
+            return if original == target {
+                Ok(())
+            } else {
+                Err(strayed(format!("its destination became {original}")))
+            };
         }
     }
 }
