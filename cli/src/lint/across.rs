@@ -1,10 +1,18 @@
 //! What only shows when objects stand side by side: two that claim the same, a port that its Service does not have.
 //!
-//! A target that is not among the files is no finding: it may well be in the cluster.
+//! Who conflicts with whom is the operator's to say, so its own functions are asked. A target that is not among the files is
+//! no finding: it may well be in the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firebreak_crds::spec::{Callers, TargetKind, TargetRef};
+use firebreak_crds::{resources::FaultSpecStatus, spec::TargetRef};
+use firebreak_operator::{
+    Event, Key, Update, World,
+    attach::{Conflict, Target, conflicts},
+    index::{Fault, Policy},
+    status::fault_conflicts,
+};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
@@ -16,53 +24,44 @@ use crate::manifest::Document;
 /// All findings about `objects` beside each other and beside the Services among `documents`.
 pub(super) fn check(objects: &[Checked<'_>], documents: &[Document]) -> Vec<Finding> {
     let mut findings = twice(objects);
-    let mut claims: BTreeMap<Claim, &Checked<'_>> = BTreeMap::new();
+    let world = world(objects);
+    let policies = conflicts(world.policies.iter());
+    let faults = fault_conflicts(&world, Timestamp::UNIX_EPOCH);
+    let faults: BTreeMap<Key, Vec<Conflict>> =
+        faults.into_iter().map(|(key, conflict)| (key, vec![conflict])).collect();
     for object in objects {
+        let (lost, invalid) = match &object.spec {
+            Spec::Policy(_) => (&policies, world.policies.get(&object.key()).and_then(|it| it.spec.as_ref().err())),
+            Spec::Fault(_) => (&faults, world.faults.get(&object.key()).and_then(|it| it.spec.as_ref().err())),
+        };
+        // Where kubectl chooses the namespace, nobody knows yet whether a Namespace target is the object's own.
+        let invalid = invalid.filter(|_| !object.namespace().is_empty());
+        findings.extend(invalid.map(|it| Finding::of(object.document, Severity::Error, &it.path, &it.message)));
+        let lost = lost.get(&object.key()).into_iter().flatten();
+        findings.extend(lost.map(|conflict| explain(object, conflict, objects)));
         for (index, target) in object.targets().iter().enumerate() {
             let field = format!("spec.targetRefs[{index}]");
-            findings.extend(foreign_namespace(object, target, &field));
             findings.extend(missing_port(object, target, &field, documents));
-            let Some(claim) = Claim::of(object, target) else { continue };
-            match claims.get(&claim) {
-                Some(first) if ObjectId::of(first.document) != ObjectId::of(object.document) => {
-                    findings.push(conflict(object, first, &field));
-                }
-                Some(_) => {}
-                None => drop(claims.insert(claim, object)),
-            }
         }
     }
     findings
 }
 
-/// What no two objects may have in common.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
-    of_fault: bool,
-    target: TargetRef,
-    /// The object's own namespace, for a consumer's policy: it speaks for the callers there.
-    callers_in: Option<String>,
-    /// `from` as text. Empty for faults: two on one target cannot both be observed, whoever their callers are.
-    from: String,
-}
-
-impl Claim {
-    fn of(object: &Checked<'_>, target: &TargetRef) -> Option<Self> {
-        let own = object.namespace();
-        let there = target.namespace.as_deref().unwrap_or(own);
-        let of_fault = match &object.spec {
-            Spec::Policy(_) => false,
-            Spec::Fault(fault) if fault.suspend => return None,
-            Spec::Fault(_) => true,
+/// The objects as the operator would know them. Files have no age, so who is older is not decided here.
+fn world(objects: &[Checked<'_>]) -> World {
+    let mut world = World::default();
+    for object in objects {
+        let (value, _) = crate::manifest::without_nulls(&object.document.value);
+        // What lacks a name has its finding already.
+        match &object.spec {
+            Spec::Policy(_) => Policy::from_json(value).ok().map(|it| world.apply(Event::Policy(Update::Apply(it)))),
+            Spec::Fault(_) => Fault::from_json(value).ok().map(|mut it| {
+                it.status = FaultSpecStatus::default();
+                world.apply(Event::Fault(Update::Apply(it)))
+            }),
         };
-        let from = if of_fault { None } else { object.from() };
-        Some(Self {
-            of_fault,
-            callers_in: (there != own).then(|| own.to_owned()),
-            target: TargetRef { namespace: Some(there.to_owned()), ..target.clone() },
-            from: from.and_then(|from| serde_json::to_string(from).ok()).unwrap_or_default(),
-        })
     }
+    world
 }
 
 impl Checked<'_> {
@@ -73,11 +72,8 @@ impl Checked<'_> {
         }
     }
 
-    fn from(&self) -> Option<&Callers> {
-        match &self.spec {
-            Spec::Policy(policy) => policy.from.as_ref(),
-            Spec::Fault(fault) => fault.from.as_ref(),
-        }
+    fn key(&self) -> Key {
+        Key::new(self.namespace(), self.document.text("/metadata/name"))
     }
 
     fn namespace(&self) -> &str {
@@ -100,27 +96,24 @@ fn twice(objects: &[Checked<'_>]) -> Vec<Finding> {
     findings
 }
 
-fn conflict(object: &Checked<'_>, first: &Checked<'_>, field: &str) -> Finding {
-    let (other, at) = (ObjectId::of(first.document), place(first.document));
+fn explain(object: &Checked<'_>, conflict: &Conflict, objects: &[Checked<'_>]) -> Finding {
+    let own = object.namespace();
+    let index = object.targets().iter().position(|target| Target::of(own, target).to_string() == conflict.target);
+    let field = index.map_or("spec.targetRefs".to_owned(), |index| format!("spec.targetRefs[{index}]"));
+    let kind = object.document.text("/kind");
+    let winner = objects.iter().find(|it| it.document.text("/kind") == kind && it.key() == conflict.winner);
+    let other = format!("{kind} {} ({})", conflict.winner, winner.map(|it| place(it.document)).unwrap_or_default());
     let message = match object.spec {
         Spec::Policy(_) => format!(
-            "{other} ({at}) claims the same target for the same callers: the older of the two is in force, the other gets \
+            "{other} claims the same target for the same callers: the older of the two is in force, the other gets \
              Accepted=False, Conflicted; merge them or tell their callers apart with `from`"
         ),
         Spec::Fault(_) => format!(
-            "{other} ({at}) has the same target: while both are active, the younger gets Accepted=False, Conflicted; merge \
-             them or suspend one"
+            "{other} has the same target: while one is active, the other gets Accepted=False, Conflicted; merge them or \
+             suspend one"
         ),
     };
-    Finding::of(object.document, Severity::Warning, field, message)
-}
-
-fn foreign_namespace(object: &Checked<'_>, target: &TargetRef, field: &str) -> Option<Finding> {
-    let own = object.namespace();
-    (target.kind == TargetKind::Namespace && !own.is_empty() && target.name != own).then(|| {
-        let message = format!("is `{}`: a Namespace target must be the object's own namespace, `{own}`", target.name);
-        Finding::of(object.document, Severity::Error, &format!("{field}.name"), message)
-    })
+    Finding::of(object.document, Severity::Warning, &field, message)
 }
 
 fn missing_port(object: &Checked<'_>, target: &TargetRef, field: &str, documents: &[Document]) -> Option<Finding> {
