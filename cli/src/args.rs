@@ -26,6 +26,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Lint(LintArgs),
+    Local(LocalArgs),
     Completion(CompletionArgs),
     /// Print the version of this program.
     Version,
@@ -54,6 +55,46 @@ pub(crate) struct LintArgs {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Run the proxy on this machine with a folder of YAML.
+///
+/// Reads TrafficPolicy, FaultSpec, Service, EndpointSlice and Namespace objects, listens on 127.0.0.1 for each Service port,
+/// and reads the folder again whenever a file changes. A Service finds its processes by EndpointSlices with the label
+/// `kubernetes.io/service-name`. Needs no cluster and no rights.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  firebreak local examples/local/                     listen, print one line a listener, then `ready`
+  firebreak local . --namespace shop --labels app=web as the pod of a caller: decides which `from` applies
+  firebreak local . --check                           only say what would be served
+
+A Service port below 1024, or one that is taken, moves to a free port. To choose, annotate the Service:
+  metadata: {annotations: {firebreak.dev/local-ports: \"80=18080,9000=19000\"}}")]
+pub(crate) struct LocalArgs {
+    /// Folder with the YAML files
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Namespace of the caller, and of objects that name none
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// Labels of the calling pod, which `from` selects by
+    #[arg(long, short, value_delimiter = ',', value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Where metrics and config are served; port 0 picks one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
+    pub(crate) admin: SocketAddr,
+    /// Print JSON objects, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say what would be served, and whether the files are right, without listening
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or_else(|| format!("`{text}` is not a label: write KEY=VALUE, such as app=web"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Print a completion script for a shell.

@@ -6,6 +6,7 @@
 mod args;
 mod http;
 mod lint;
+mod local;
 mod manifest;
 mod selftest;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Lint(args) => lint::run(args),
+        Command::Local(args) => block_on(local::run(args)),
         Command::Completion(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "firebreak", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

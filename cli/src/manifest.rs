@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-pub(crate) use self::files::{Source, read};
+pub(crate) use self::files::{Source, read, read_folder};
 
 /// One object of a file, with the places of its fields.
 #[derive(Clone, Debug)]

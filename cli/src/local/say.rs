@@ -1,0 +1,165 @@
+//! What local mode tells: one line, or one JSON object, for each thing that happens.
+//!
+//! Standard output carries the listeners, then `ready`; programs wait for that line. Problems go to standard error for people
+//! and into the same stream of objects for programs.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::stage::{Listener, Scene};
+use crate::lint::{Finding, Severity};
+
+/// Speaks to people or to programs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voice {
+    pub(crate) json: bool,
+}
+
+/// What happens.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(crate) enum Said<'a> {
+    /// A Service port is served here.
+    Listening(Served<'a>),
+    /// A Service port is served no longer.
+    Closed { service: String, port: u16, address: SocketAddr },
+    /// Where metrics and config are served.
+    Admin { address: SocketAddr },
+    /// A fault acts until then.
+    Fault { fault: &'a str, until: String },
+    /// Something is wrong with the files.
+    Problem(&'a Finding),
+    /// The proxy did not take a part of the config.
+    Refused { message: &'a str },
+    /// Requests can be sent; the config is in force.
+    Ready { revision: &'a str },
+    /// A changed config is in force.
+    Applied { revision: &'a str },
+    /// A changed folder was refused; the config before it stays in force.
+    Kept,
+    /// It is over.
+    Stopped,
+}
+
+/// A Service port and what concerns it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Served<'a> {
+    service: String,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    address: SocketAddr,
+    /// Why the address has another port than the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved: Option<String>,
+    endpoints: Vec<SocketAddr>,
+    policies: &'a [String],
+    faults: &'a [String],
+}
+
+impl<'a> Served<'a> {
+    pub(crate) fn of(listener: &'a Listener) -> Self {
+        let port = &listener.port;
+        Self {
+            service: listener.service.to_string(),
+            port: port.port,
+            name: port.name.as_deref(),
+            address: listener.given.address,
+            moved: listener.given.moved.map(super::ports::Moved::because),
+            endpoints: port.endpoints.iter().flatten().map(|endpoint| endpoint.address).collect(),
+            policies: &port.policies,
+            faults: &port.faults,
+        }
+    }
+
+    fn line(&self) -> String {
+        let endpoints = match self.endpoints.len() {
+            0 => "no endpoints".to_owned(),
+            1 => "1 endpoint".to_owned(),
+            count => format!("{count} endpoints"),
+        };
+        let moved = self.moved.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let list = |kind: &str, names: &[String]| {
+            if names.is_empty() { String::new() } else { format!("; {kind} {}", names.join(", ")) }
+        };
+        let (policies, faults) = (list("TrafficPolicy", self.policies), list("FaultSpec", self.faults));
+        format!(
+            "listening on {} for {}:{}{moved}: {endpoints}{policies}{faults}",
+            self.address, self.service, self.port
+        )
+    }
+}
+
+impl Voice {
+    /// Says it, at once: whoever reads a pipe waits for it. A reader who has gone is no reason to stop.
+    pub(crate) fn say(self, said: &Said<'_>) {
+        let result = if self.json { json(said) } else { people(said) };
+        drop(result);
+    }
+
+    /// Says every finding.
+    pub(crate) fn findings(self, findings: &[Finding]) {
+        findings.iter().for_each(|finding| self.say(&Said::Problem(finding)));
+    }
+
+    /// Says what became of the scene: what is served now and was not, or differently, before.
+    pub(crate) fn scene(self, before: Option<&Scene>, now: &Scene) {
+        let old = before.map_or(&[][..], |scene| &scene.listeners);
+        for gone in old.iter().filter(|old| now.listeners.iter().all(|new| new.given.address != old.given.address)) {
+            let (service, port) = (gone.service.to_string(), gone.port.port);
+            self.say(&Said::Closed { service, port, address: gone.given.address });
+        }
+        for listener in now.listeners.iter().filter(|listener| !old.contains(listener)) {
+            self.say(&Said::Listening(Served::of(listener)));
+        }
+        let mut faults: Vec<&str> =
+            now.listeners.iter().flat_map(|listener| &listener.port.faults).map(String::as_str).collect();
+        faults.sort_unstable();
+        faults.dedup();
+        for fault in faults {
+            if let Some(end) =
+                now.end_of(fault).filter(|end| before.and_then(|before| before.end_of(fault)) != Some(*end))
+            {
+                self.say(&Said::Fault { fault, until: end.to_string() });
+            }
+        }
+        self.findings(&now.warnings);
+    }
+}
+
+fn json(said: &Said<'_>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, said)?;
+    writeln!(out)?;
+    out.flush()
+}
+
+fn people(said: &Said<'_>) -> io::Result<()> {
+    let bold = Style::new().bold();
+    let mut out = anstream::stdout().lock();
+    match said {
+        Said::Listening(served) => writeln!(out, "{}", served.line())?,
+        Said::Closed { service, port, address } => writeln!(out, "closed {address} for {service}:{port}")?,
+        Said::Admin { address } => writeln!(out, "admin on {address}")?,
+        Said::Fault { fault, until } => writeln!(out, "fault {fault} acts until {until}")?,
+        Said::Ready { .. } => writeln!(out, "{bold}ready{bold:#}")?,
+        Said::Applied { revision } => writeln!(out, "applied {revision}")?,
+        Said::Stopped => writeln!(out, "stopped")?,
+        Said::Problem(finding) => {
+            let (word, colour) = match finding.severity {
+                Severity::Error => ("error", AnsiColor::Red),
+                Severity::Warning => ("warning", AnsiColor::Yellow),
+            };
+            let style = colour.on_default().bold();
+            writeln!(anstream::stderr().lock(), "{style}{word}{style:#}: {finding}")?;
+        }
+        Said::Refused { message } => writeln!(anstream::stderr().lock(), "error: {message}")?,
+        Said::Kept => writeln!(anstream::stderr().lock(), "the config before stays in force")?,
+    }
+    out.flush()
+}
