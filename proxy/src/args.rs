@@ -1,0 +1,64 @@
+//! The command line of the sidecar. The image has no shell, so hooks and probes are subcommands too.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::redirect::{InitArgs, ValidateArgs};
+
+/// Port for connections on their way out of the pod.
+pub const OUTBOUND: u16 = 15001;
+/// Port for connections on their way into the pod.
+pub const INBOUND: u16 = 15006;
+/// Port of metrics, readiness and probes.
+pub const ADMIN: u16 = 15020;
+
+/// Firebreak's proxy, which runs beside every pod.
+#[derive(Debug, Parser)]
+#[command(name = "firebreak-proxy", version, about)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve traffic until the pod ends.
+    Run(RunArgs),
+    /// Redirect the pod's connections to the proxy (init container; needs NET_ADMIN).
+    Init(InitArgs),
+    /// Check that the redirect is in place.
+    Validate(ValidateArgs),
+    /// Ask the running proxy to send callers elsewhere (preStop hook).
+    Drain,
+    /// Succeed when the running proxy serves traffic (probe).
+    Ready,
+}
+
+/// How to serve. In a pod all of it comes from the environment that the injector sets.
+#[derive(Debug, Parser)]
+pub struct RunArgs {
+    /// Folder of the config: the ConfigMap's volume.
+    #[arg(long, env = "FIREBREAK_CONFIG_DIR", default_value = "/etc/firebreak/config")]
+    pub config_dir: PathBuf,
+    /// File with the pod's labels, as the downward API writes them.
+    #[arg(long, env = "FIREBREAK_LABELS_FILE", default_value = "/etc/firebreak/pod/labels")]
+    pub labels_file: PathBuf,
+    /// The pod's name.
+    #[arg(long, env = "FIREBREAK_POD", default_value = "firebreak")]
+    pub pod: String,
+    /// The pod's addresses.
+    #[arg(long, env = "FIREBREAK_POD_IPS", value_delimiter = ',')]
+    pub pod_ips: Vec<IpAddr>,
+    /// Threads that serve traffic.
+    #[arg(long, env = "FIREBREAK_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+    /// Seconds that requests may take to end after SIGTERM.
+    #[arg(long, env = "FIREBREAK_GRACE_SECONDS", default_value_t = 10)]
+    pub grace_seconds: u64,
+    /// What is logged: a level, or directives such as `info,firebreak_proxy::config=debug`.
+    #[arg(long, env = "FIREBREAK_LOG", default_value = "info")]
+    pub log: String,
+}

@@ -1,0 +1,263 @@
+//! Starting and stopping: one control thread, any number of workers.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use firebreak_crds::{spec::Labels, wire};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use crate::{
+    admin::{self, Admin},
+    config::publish::{Publisher, Report},
+    net::{accept::Kind, listen},
+    telemetry::{access_log, metrics::Registry},
+    worker::{self, Command, Common, Connections, Phase},
+};
+
+/// How the proxy is to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads that serve traffic.
+    pub workers: usize,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where the admin port listens; port 0 picks one.
+    pub admin: Vec<SocketAddr>,
+    /// Where redirected connections arrive, and which way they were going.
+    pub redirected: Vec<(SocketAddr, Kind)>,
+    /// How long requests under way may take to end when the proxy stops.
+    pub grace: Duration,
+}
+
+/// Who a proxy is: what `from` selects by, and what it calls itself.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Its name in `Proxy-Status`: the pod's.
+    pub name: String,
+    /// The pod's labels.
+    pub labels: Labels,
+    /// The pod's addresses, at which its application listens.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A listener of local mode, or why there is none.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listener {
+    /// `namespace/name` of the Service.
+    pub service: String,
+    /// Port of the Service.
+    pub port: u16,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A proxy that runs until it is told to stop.
+#[derive(Debug)]
+pub struct Proxy {
+    publisher: Arc<Publisher>,
+    registry: Arc<Registry>,
+    admin: Vec<SocketAddr>,
+    common: Arc<Common>,
+    phase: watch::Sender<Phase>,
+    stop: mpsc::Sender<()>,
+    grace: Duration,
+    local: Mutex<HashMap<SocketAddr, (String, u16)>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why the proxy could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address is taken or not allowed.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+    /// A thread or runtime could not be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl Proxy {
+    /// Starts a proxy that forwards until a config is published. It serves when this returns.
+    ///
+    /// # Errors
+    /// When a listener or a thread cannot be had.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let count = settings.workers.max(1);
+        let registry = Registry::new(count);
+        let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels));
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let (log, records) = access_log::new(Arc::clone(&registry));
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let common = Arc::new(Common {
+            name: settings.identity.name.into(),
+            snapshot: publisher.current(),
+            log,
+            phase: phases,
+            connections: Connections::default(),
+            workers: senders.into(),
+        });
+        let listeners = bind_admin(&settings.admin)?;
+        let admin = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let (stop, stopped) = mpsc::channel(1);
+        let state = Admin::new(&publisher, &registry, phase.clone(), settings.identity.addresses);
+        let control = move || control(listeners, state, records, stopped);
+        let mut threads = vec![thread::Builder::new().name("control".into()).spawn(control)?];
+        for (id, commands) in receivers.into_iter().enumerate() {
+            let common = Arc::clone(&common);
+            let run = move || {
+                if let Err(error) = worker::run(id, common, commands) {
+                    tracing::error!(%error, "a worker could not be started");
+                }
+            };
+            threads.push(thread::Builder::new().name(format!("worker-{id}")).spawn(run)?);
+        }
+        let local = Mutex::default();
+        let proxy = Self { publisher, registry, admin, common, phase, stop, grace: settings.grace, local, threads };
+        for (address, kind) in settings.redirected {
+            proxy.listen(address, kind).map_err(|error| StartError::Listen { address, error })?;
+        }
+        Ok(proxy)
+    }
+
+    /// Where the admin port listens.
+    pub fn admin(&self) -> &[SocketAddr] {
+        &self.admin
+    }
+
+    /// Puts configs in force.
+    pub fn publisher(&self) -> Arc<Publisher> {
+        Arc::clone(&self.publisher)
+    }
+
+    /// What is counted.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
+    /// Puts a document in force and opens the listeners of local mode that it names. Listeners that it no longer names are
+    /// closed; connections that they accepted live on.
+    pub fn publish(&self, document: &[u8]) -> (Report, Vec<Listener>) {
+        let report = self.publisher.publish(document);
+        let wanted: HashMap<SocketAddr, (String, u16)> = self.publisher.with_config(|config| {
+            local_ports(config).map(|(address, service, port)| (address, (service.to_owned(), port))).collect()
+        });
+        (report, self.listen_locally(wanted))
+    }
+
+    fn listen_locally(&self, wanted: HashMap<SocketAddr, (String, u16)>) -> Vec<Listener> {
+        let mut local = self.local.lock();
+        for gone in local.extract_if(|address, _| !wanted.contains_key(address)) {
+            self.tell(|| Command::Unlisten(gone.0));
+        }
+        let mut listeners: Vec<_> = wanted
+            .into_iter()
+            .map(|(address, (service, port))| {
+                let error = (!local.contains_key(&address)).then(|| self.listen(address, Kind::Local).err()).flatten();
+                if error.is_none() {
+                    local.insert(address, (service.clone(), port));
+                }
+                Listener { service, port, address, error: error.map(|error| error.to_string()) }
+            })
+            .collect();
+        listeners.sort_by(|a, b| (&a.service, a.port, a.address).cmp(&(&b.service, b.port, b.address)));
+        listeners
+    }
+
+    /// Asks callers to go elsewhere; what they have under way, and what the pod itself calls, goes on.
+    pub fn drain(&self) {
+        self.phase.send_if_modified(|phase| std::mem::replace(phase, (*phase).max(Phase::Draining)) < Phase::Draining);
+    }
+
+    /// Stops: requests under way may end within the grace period, then everything is closed.
+    ///
+    /// # Errors
+    /// When the runtime to wait in cannot be built.
+    pub fn shutdown(self) -> io::Result<()> {
+        self.phase.send_replace(Phase::Stopping);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let ended = runtime.block_on(async { timeout(self.grace, self.common.connections.none()).await });
+        if ended.is_err() {
+            tracing::warn!(open = self.common.connections.open(), "connections were cut at the end of the grace period");
+        }
+        self.tell(|| Command::Stop);
+        drop((self.stop, self.common));
+        for thread in self.threads {
+            // A thread that panicked has said so already.
+            let _ = thread.join();
+        }
+        Ok(())
+    }
+
+    fn listen(&self, address: SocketAddr, kind: Kind) -> io::Result<()> {
+        let sockets = listen::bind_all(address, self.common.workers.len())?;
+        for (worker, socket) in self.common.workers.iter().zip(sockets) {
+            // A worker that is gone was told to stop.
+            let _ = worker.send(Command::Listen(socket, kind));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.common.workers {
+            let _ = worker.send(command());
+        }
+    }
+}
+
+fn local_ports(config: &wire::Config) -> impl Iterator<Item = (SocketAddr, &str, u16)> {
+    config.entries.iter().flat_map(|entry| {
+        let ports = match &entry.body {
+            wire::Body::Service(service) => service.ports.as_slice(),
+            _ => &[],
+        };
+        ports.iter().flat_map(|port| port.listen.iter().map(|address| (*address, entry.name.as_str(), port.port)))
+    })
+}
+
+fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let bind = |address: &SocketAddr| {
+        listen::bind_alone(*address).map_err(|error| StartError::Listen { address: *address, error })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// The control thread: admin port and log. Ends when the proxy is stopped.
+fn control(
+    listeners: Vec<TcpListener>,
+    state: Admin,
+    records: mpsc::Receiver<access_log::Record>,
+    mut stopped: mpsc::Receiver<()>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let run = async {
+        tokio::spawn(access_log::write(records));
+        for listener in listeners {
+            tokio::spawn(admin::serve(listener, state.clone()));
+        }
+        // Nothing is sent: the channel closes when the proxy is dropped.
+        stopped.recv().await;
+    };
+    match runtime {
+        Ok(runtime) => runtime.block_on(run),
+        Err(error) => tracing::error!(%error, "the control thread could not be started"),
+    }
+}

@@ -1,0 +1,216 @@
+//! From the wire's words to the request path's tables: pure, apart from taking over what has a history.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use firebreak_crds::{
+    spec::{self, LabelSelector, Labels},
+    wire::{self, Body, Config},
+};
+use hashbrown::HashMap;
+use tokio::time::Instant;
+
+use crate::{
+    policy::{
+        budget::{self, Budget},
+        bulkhead::{self, Gate},
+        fault::FaultSet,
+        retry::Retries,
+        timeout::Clocks,
+    },
+    route::matcher::Matcher,
+    snapshot::{Callee, Endpoints, Plan, Policy, Snapshot},
+    telemetry::metrics::{CalleeMetrics, Direction, Registry},
+};
+
+/// Name and port of a callee, by which its state is carried on.
+type Key = (Box<str>, u16);
+
+/// What has a history, by name. It outlives the snapshots.
+#[derive(Debug)]
+pub struct Carried {
+    registry: Arc<Registry>,
+    callees: HashMap<Key, State>,
+    faults: HashMap<Box<str>, Seen>,
+    unknown: Arc<Callee>,
+    inbound: Arc<Callee>,
+    next_id: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    id: u32,
+    gate: Arc<Gate>,
+    budget: Option<Arc<Budget>>,
+    metrics: Arc<CalleeMetrics>,
+}
+
+/// A fault as it was when this proxy first saw it; the same fault again is not a new one.
+#[derive(Debug)]
+struct Seen {
+    fault: wire::Fault,
+    compiled: Arc<FaultSet>,
+}
+
+impl Carried {
+    /// No history yet.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        let nameless = |id, direction| {
+            Arc::new(Callee {
+                id,
+                protocol: wire::Protocol::Detect,
+                endpoints: None,
+                policy: None,
+                faults: Box::default(),
+                gate: Gate::new(bulkhead::Limits::NONE),
+                metrics: registry.callee(direction, "unknown", None),
+            })
+        };
+        let (unknown, inbound) = (nameless(0, Direction::Outbound), nameless(1, Direction::Inbound));
+        Self { registry, callees: HashMap::new(), faults: HashMap::new(), unknown, inbound, next_id: 2 }
+    }
+
+    /// The snapshot of a proxy that knows nothing: it forwards.
+    pub fn empty(&self) -> Snapshot {
+        Snapshot {
+            revision: Box::default(),
+            transparent: false,
+            unknown: Arc::clone(&self.unknown),
+            inbound: Arc::clone(&self.inbound),
+            callees: HashMap::new(),
+        }
+    }
+
+    /// Compiles what a pod with these labels needs of `config`.
+    pub fn compile(&mut self, config: &Config, revision: &str, labels: &Labels, now: Instant) -> Snapshot {
+        let mut snapshot = self.empty();
+        snapshot.revision = revision.into();
+        snapshot.transparent = config.transparent;
+        let entries = Entries::new(config, labels);
+        self.faults.retain(|name, seen| entries.faults.get(&**name).is_some_and(|fault| **fault == seen.fault));
+        let mut kept = HashMap::new();
+        for (name, service) in &entries.services {
+            for port in &service.ports {
+                let callee = Arc::new(self.callee(name, port, &entries, config.transparent, now, &mut kept));
+                for address in addresses(service, port) {
+                    snapshot.callees.insert(address, Arc::clone(&callee));
+                }
+            }
+        }
+        // A callee that is no longer named loses its state; its connections end with the requests that hold them.
+        self.callees = kept;
+        snapshot
+    }
+
+    fn callee(
+        &mut self,
+        name: &str,
+        port: &wire::Port,
+        entries: &Entries<'_>,
+        transparent: bool,
+        now: Instant,
+        kept: &mut HashMap<Key, State>,
+    ) -> Callee {
+        let policy = port.policies.iter().find_map(|name| entries.policies.get_key_value(name.as_str()));
+        let policy = policy.filter(|_| !transparent);
+        let limits = policy.and_then(|(_, policy)| policy.bulkhead.as_ref()).map_or(bulkhead::Limits::NONE, Into::into);
+        let key = (Box::from(name), port.port);
+        let mut state = self.callees.remove(&key).unwrap_or_else(|| self.new_state(name, port.port));
+        state.gate.set(limits);
+        state.gate.wake();
+        let policy = policy.map(|(name, policy)| state.policy(name, policy, now));
+        let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
+        let callee = Callee {
+            id: state.id,
+            protocol: port.protocol,
+            endpoints: port.endpoints.as_ref().map(|list| Endpoints::new(list.iter().map(|e| e.address).collect())),
+            policy,
+            faults: faults.collect(),
+            gate: Arc::clone(&state.gate),
+            metrics: Arc::clone(&state.metrics),
+        };
+        kept.insert(key, state);
+        callee
+    }
+
+    fn new_state(&mut self, name: &str, port: u16) -> State {
+        let id = self.next_id;
+        self.next_id += 1;
+        let gate = Gate::new(bulkhead::Limits::NONE);
+        let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
+        metrics.watch_gate(Arc::clone(&gate));
+        State { id, gate, budget: None, metrics }
+    }
+
+    fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
+        let fault = *entries.faults.get(name)?;
+        let seen = self.faults.entry(name.into()).or_insert_with(|| Seen {
+            fault: fault.clone(),
+            compiled: Arc::new(FaultSet::new(name, fault, self.registry.fault(name), now)),
+        });
+        Some(Arc::clone(&seen.compiled))
+    }
+}
+
+impl State {
+    fn policy(&mut self, name: &str, policy: &wire::Policy, now: Instant) -> Policy {
+        let retries = policy.retries.as_ref().or_else(|| policy.routes.iter().find_map(|route| route.retries.as_ref()));
+        let limits = retries.map(|retries| budget::Limits::from(&retries.budget.unwrap_or_default()));
+        if self.budget.as_ref().map(|budget| budget.limits()) != limits {
+            self.budget = limits.map(|limits| Arc::new(Budget::new(limits, now)));
+        }
+        let routes = policy.routes.iter().map(|route| (Matcher::from(&route.matches), route_plan(policy, route)));
+        Policy::new(name, self.budget.clone(), plan(policy.timeouts.as_ref(), policy.retries.as_ref()), routes.collect())
+    }
+}
+
+/// The entries by kind and name: those that concern a pod with the given labels.
+struct Entries<'a> {
+    services: Vec<(&'a str, &'a wire::Service)>,
+    policies: HashMap<&'a str, &'a wire::Policy>,
+    faults: HashMap<&'a str, &'a wire::Fault>,
+}
+
+impl<'a> Entries<'a> {
+    fn new(config: &'a Config, labels: &Labels) -> Self {
+        let concerns = |from: &Option<LabelSelector>| from.as_ref().is_none_or(|selector| selector.matches(labels));
+        let mut entries = Self { services: Vec::new(), policies: HashMap::new(), faults: HashMap::new() };
+        for entry in &config.entries {
+            let name = entry.name.as_str();
+            match &entry.body {
+                Body::Service(service) => entries.services.push((name, service)),
+                Body::Policy(policy) if concerns(&policy.from) => drop(entries.policies.insert(name, policy)),
+                Body::Fault(fault) if concerns(&fault.from) => drop(entries.faults.insert(name, fault)),
+                Body::Policy(_) | Body::Fault(_) => {}
+            }
+        }
+        entries
+    }
+}
+
+/// The addresses at which a port is called: cluster addresses, and in local mode those listened on.
+fn addresses(service: &wire::Service, port: &wire::Port) -> impl Iterator<Item = SocketAddr> {
+    let cluster = service.addresses.iter().map(|address| SocketAddr::new(*address, port.port));
+    cluster.chain(port.listen.iter().copied())
+}
+
+fn route_plan(policy: &wire::Policy, route: &spec::Route) -> Plan {
+    let timeouts = match (&policy.timeouts, &route.timeouts) {
+        (Some(base), Some(over)) => Some(base.overridden_by(over)),
+        (base, over) => over.as_ref().or(base.as_ref()).cloned(),
+    };
+    let retries = match (&policy.retries, &route.retries) {
+        (Some(base), Some(over)) => Some(base.overridden_by(over)),
+        (base, over) => over.as_ref().or(base.as_ref()).cloned(),
+    };
+    plan(timeouts.as_ref(), retries.as_ref())
+}
+
+fn plan(timeouts: Option<&spec::Timeouts>, retries: Option<&spec::Retries>) -> Plan {
+    Plan {
+        clocks: timeouts.map(Clocks::from).unwrap_or_default(),
+        retries: retries.map(Retries::from).filter(|retries| retries.max > 0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

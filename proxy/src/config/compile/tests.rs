@@ -1,0 +1,115 @@
+use firebreak_crds::wire::decode;
+
+use super::*;
+use crate::policy::bulkhead::Need;
+
+fn config(entries: &str) -> Config {
+    let decoded = decode(format!(r#"{{"format":1,"namespace":"shop","entries":[{entries}]}}"#).as_bytes()).unwrap();
+    assert_eq!(decoded.problems, []);
+    assert_eq!(decoded.ignored, [] as [String; 0]);
+    decoded.config
+}
+
+fn service(policies: &str, faults: &str) -> String {
+    format!(
+        r#"{{"kind":"Service","name":"shop/a","body":{{"addresses":["10.96.0.1"],"ports":[
+            {{"port":80,"protocol":"Http","policies":[{policies}],"faults":[{faults}]}}]}}}}"#
+    )
+}
+
+fn policy(name: &str, body: &str) -> String {
+    format!(r#"{{"kind":"TrafficPolicy","name":"{name}","body":{body}}}"#)
+}
+
+fn carried() -> Carried {
+    Carried::new(Registry::new(1))
+}
+
+fn callee(snapshot: &Snapshot) -> Arc<Callee> {
+    Arc::clone(snapshot.callee(&"10.96.0.1:80".parse().unwrap()))
+}
+
+fn plan_for(callee: &Callee, path: &str) -> Plan {
+    callee.plan(&http::Request::get(path).body(()).unwrap().into_parts().0).clone()
+}
+
+#[tokio::test]
+async fn the_first_policy_whose_callers_include_us_is_in_force() {
+    let entries = [
+        service(r#""shop/web","shop/all""#, ""),
+        policy("shop/web", r#"{"from":{"matchLabels":{"app":"web"}},"timeouts":{"attempt":"1s"}}"#),
+        policy("shop/all", r#"{"timeouts":{"attempt":"2s"}}"#),
+    ];
+    let config = config(&entries.join(","));
+    for (app, expected) in [("web", 1), ("api", 2)] {
+        let labels = Labels::from([("app".to_owned(), app.to_owned())]);
+        let snapshot = carried().compile(&config, "r", &labels, Instant::now());
+        assert_eq!(callee(&snapshot).clocks().attempt.unwrap().as_secs(), expected, "{app}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_overrides_field_by_field() {
+    let body = r#"{"timeouts":{"attempt":"300ms","request":"3s"},"retries":{"maxRetries":3},
+        "routes":[{"match":{"path":{"prefix":"/reports"}},"timeouts":{"attempt":"2s"}},
+                  {"match":{"path":{"prefix":"/once"}},"retries":{"maxRetries":0}}]}"#;
+    let config = config(&[service(r#""shop/p""#, ""), policy("shop/p", body)].join(","));
+    let callee = callee(&carried().compile(&config, "r", &Labels::new(), Instant::now()));
+    let reports = plan_for(&callee, "/reports/1");
+    assert_eq!((reports.clocks.attempt.unwrap().as_secs(), reports.clocks.request.unwrap().as_secs()), (2, 3));
+    assert_eq!(reports.retries.unwrap().max, 3);
+    assert_eq!(plan_for(&callee, "/once").retries, None);
+    assert_eq!(plan_for(&callee, "/").clocks.attempt.unwrap().as_millis(), 300);
+}
+
+#[tokio::test]
+async fn state_survives_changes_that_do_not_concern_it() {
+    let mut carried = carried();
+    let now = Instant::now();
+    let with = |body: &str| config(&[service(r#""shop/p""#, ""), policy("shop/p", body)].join(","));
+    let before = callee(&carried.compile(&with(r#"{"retries":{},"bulkhead":{"maxRequests":1}}"#), "1", &Labels::new(), now));
+    let held = before.gate.try_acquire(Need::Stream).unwrap();
+    let after = callee(&carried.compile(
+        &with(r#"{"retries":{"maxRetries":5},"bulkhead":{"maxRequests":2},"timeouts":{"idle":"1s"}}"#),
+        "2",
+        &Labels::new(),
+        now,
+    ));
+    assert_eq!(after.gate.usage().requests, 1, "who is inside stays counted");
+    assert!(after.gate.try_acquire(Need::Stream).is_some(), "the new limit is in force");
+    assert_eq!(before.id, after.id, "and so are the connections");
+    let budget = |callee: &Callee| Arc::as_ptr(callee.policy.as_ref().unwrap().budget.as_ref().unwrap());
+    assert_eq!(budget(&before), budget(&after));
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_keeps_its_clock_through_config_changes() {
+    let mut carried = carried();
+    let start = Instant::now();
+    let fault = r#"{"kind":"FaultSpec","name":"shop/f","body":{"faults":[{"abort":{"percent":100,"httpStatus":503}}],
+        "expiresAt":"2100-01-01T00:00:00Z","duration":"10s"}}"#;
+    let config = config(&[service("", r#""shop/f""#), fault.to_owned()].join(","));
+    let first = callee(&carried.compile(&config, "1", &Labels::new(), start));
+    assert!(first.faults[0].active(start + std::time::Duration::from_secs(9)));
+    let later = start + std::time::Duration::from_secs(9);
+    let second = callee(&carried.compile(&config, "2", &Labels::new(), later));
+    assert!(!second.faults[0].active(start + std::time::Duration::from_secs(11)), "seen again is not begun again");
+}
+
+#[tokio::test]
+async fn break_glass_leaves_no_policy_and_no_fault() {
+    let mut config = config(&[service(r#""shop/p""#, ""), policy("shop/p", r#"{"bulkhead":{"maxRequests":1}}"#)].join(","));
+    config.transparent = true;
+    let snapshot = carried().compile(&config, "r", &Labels::new(), Instant::now());
+    assert!(snapshot.transparent);
+    assert!(callee(&snapshot).policy.is_none());
+    assert_eq!(callee(&snapshot).gate.limits().max_requests, u32::MAX);
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_names_is_unknown() {
+    let snapshot = carried().compile(&config(&service("", "")), "r", &Labels::new(), Instant::now());
+    assert_eq!(&*snapshot.callee(&"10.96.0.1:81".parse().unwrap()).metrics.service, "unknown");
+    assert_eq!(&*callee(&snapshot).metrics.service, "shop/a");
+}

@@ -1,0 +1,140 @@
+//! Putting a document in force, or saying why not.
+//!
+//! A document that cannot be read changes nothing. An entry that cannot be read keeps its last good form. Either way it
+//! shows: in the report, in the metrics and on the admin port.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use firebreak_crds::{
+    spec::Labels,
+    wire::{self, Config, Decoded, Entry},
+};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::compile::Carried;
+use crate::{
+    snapshot::Snapshot,
+    telemetry::metrics::{ConfigMetrics, Registry},
+};
+
+/// Holds what is in force and takes what is new.
+#[derive(Debug)]
+pub struct Publisher {
+    current: Arc<ArcSwap<Snapshot>>,
+    state: Mutex<State>,
+    metrics: Arc<ConfigMetrics>,
+}
+
+#[derive(Debug)]
+struct State {
+    carried: Carried,
+    labels: Labels,
+    /// What is in force, with broken entries in their last good form.
+    config: Config,
+    report: Report,
+}
+
+/// What became of the document that was published last.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Content hash of the document in force; empty before the first.
+    pub revision: String,
+    /// When it was put in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied_at: Option<Timestamp>,
+    /// Why the newest document was refused as a whole, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Entries of the newest document that could not be read and stay as they were.
+    pub problems: Vec<String>,
+    /// What this version does not know and ignored.
+    pub ignored: Vec<String>,
+}
+
+impl Publisher {
+    /// Nothing in force yet: the proxy forwards.
+    pub fn new(registry: &Arc<Registry>, labels: Labels) -> Self {
+        let carried = Carried::new(Arc::clone(registry));
+        let current = Arc::new(ArcSwap::from_pointee(carried.empty()));
+        let state = State { carried, labels, config: Config::default(), report: Report::default() };
+        Self { current, state: Mutex::new(state), metrics: registry.config() }
+    }
+
+    /// Where the workers read.
+    pub fn current(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.current)
+    }
+
+    /// What became of the document that was published last.
+    pub fn report(&self) -> Report {
+        self.state.lock().report.clone()
+    }
+
+    /// What is in force, as a document.
+    pub fn document(&self) -> Result<String, serde_json::Error> {
+        Ok(self.state.lock().config.encode()?.0)
+    }
+
+    /// Reads what is in force.
+    pub fn with_config<T>(&self, read: impl FnOnce(&Config) -> T) -> T {
+        read(&self.state.lock().config)
+    }
+
+    /// Puts a document in force, as far as it can be read.
+    pub fn publish(&self, document: &[u8]) -> Report {
+        let mut state = self.state.lock();
+        let revision = wire::revision(document);
+        if revision == state.report.revision && state.report.refused.is_none() {
+            return state.report.clone();
+        }
+        match wire::decode(document) {
+            Ok(decoded) => self.apply(&mut state, decoded, revision),
+            Err(error) => {
+                self.metrics.refused();
+                state.report.refused = Some(error.to_string());
+            }
+        }
+        state.report.clone()
+    }
+
+    /// Takes over changed labels of the pod: which policies apply may depend on them.
+    pub fn relabel(&self, labels: Labels) {
+        let mut state = self.state.lock();
+        if state.labels != labels {
+            state.labels = labels;
+            self.swap(&mut state);
+        }
+    }
+
+    fn apply(&self, state: &mut State, decoded: Decoded, revision: String) {
+        let Decoded { mut config, problems, ignored } = decoded;
+        config.entries.extend(problems.iter().filter_map(|problem| last_good(&state.config, problem)));
+        state.config = config;
+        state.report = Report {
+            revision,
+            applied_at: Some(Timestamp::now()),
+            refused: None,
+            problems: problems.iter().map(ToString::to_string).collect(),
+            ignored,
+        };
+        self.metrics.applied(&state.report);
+        self.swap(state);
+    }
+
+    fn swap(&self, state: &mut State) {
+        let State { carried, labels, config, report } = state;
+        self.current.store(Arc::new(carried.compile(config, &report.revision, labels, Instant::now())));
+    }
+}
+
+fn last_good(config: &Config, problem: &wire::EntryProblem) -> Option<Entry> {
+    config.entries.iter().find(|entry| entry.name == problem.name && entry.body.kind() == problem.kind).cloned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! What happens to an HTTP request. [`pipeline`] shows the whole order; each stage is a call into one module.
+
+pub mod call;
+pub mod grpc;
+pub mod headers;
+pub mod pipeline;
+pub mod reply;
+pub mod reply_body;
+pub mod send_body;
+pub mod serve;
+pub mod upgrade;

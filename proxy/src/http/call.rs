@@ -1,0 +1,159 @@
+//! One request, from its first byte to its verdict.
+//!
+//! A call is entered in the books exactly once: when it is told its end, or, if nobody tells it, when it is dropped, which
+//! means that the caller went away. So the fates of a callee always add up to its requests.
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{HeaderValue, Method, StatusCode, Uri, request::Parts};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    grpc,
+    headers::{TRACEPARENT, X_REQUEST_ID, correlation},
+    serve::Link,
+};
+use crate::{
+    policy::{
+        bulkhead::Permit,
+        fault::{FaultSet, Hit, id_hash},
+    },
+    snapshot::Callee,
+    telemetry::access_log::{self, Record, millis},
+    verdict::{Domain, Fate, Reason, proxy_status::Member},
+};
+
+/// A request that is under way.
+#[derive(Debug)]
+pub struct Call {
+    /// The connection it came by.
+    pub link: Rc<Link>,
+    /// Whom it is for, as the config was when it began.
+    pub callee: Arc<Callee>,
+    /// Its first byte.
+    pub started: Instant,
+    /// When it must be over.
+    pub request_end: Option<Instant>,
+    /// Whether it is gRPC.
+    pub grpc: bool,
+    /// Tries made so far.
+    pub attempts: u32,
+    /// The FaultSpec that hit the last try.
+    pub fault: Option<Arc<FaultSet>>,
+    /// Its place in the bulkhead.
+    pub permit: Option<Permit>,
+    /// Status that the caller sees, once it is known.
+    pub status: Option<StatusCode>,
+    method: Method,
+    uri: Uri,
+    ids: [Option<HeaderValue>; 2],
+    entered: bool,
+}
+
+impl Call {
+    /// A request that came by `link`.
+    pub fn new(link: Rc<Link>, head: &Parts) -> Self {
+        let started = link.first_byte.take().unwrap_or_else(Instant::now);
+        Self {
+            callee: link.callee(),
+            link,
+            started,
+            request_end: None,
+            grpc: grpc::is_grpc(&head.headers),
+            attempts: 0,
+            fault: None,
+            permit: None,
+            status: None,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            ids: [X_REQUEST_ID, TRACEPARENT].map(|name| head.headers.get(name).cloned()),
+            entered: false,
+        }
+    }
+
+    /// Draws what hits the try that is about to be made.
+    pub fn draw(&mut self, head: &Parts, now: Instant) -> Hit {
+        self.fault = None;
+        let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
+        let Some(set) = set else { return Hit::default() };
+        let id = correlation(&head.headers).map_or_else(|| fastrand::u64(..), id_hash);
+        let hit = set.draw(id, self.attempts);
+        if hit != Hit::default() {
+            set.count(hit);
+            self.fault = Some(Arc::clone(set));
+        }
+        hit
+    }
+
+    /// What `Proxy-Status` says of this call.
+    pub fn member(&self, reason: Reason, received_status: Option<StatusCode>) -> Member<'_> {
+        Member {
+            name: &self.link.worker.common.name,
+            reason,
+            domain: self.domain(reason),
+            received_status,
+            attempts: self.attempts,
+            policy: self.callee.policy.as_ref().map(|policy| &*policy.name),
+            fault: self.fault.as_ref().map(|fault| &*fault.name),
+        }
+    }
+
+    /// Enters a call that ended well.
+    pub fn succeeded(&mut self) {
+        self.enter(if self.attempts > 1 { Fate::SucceededAfterRetry } else { Fate::Succeeded }, None);
+    }
+
+    /// Enters a call that ended otherwise.
+    pub fn failed(&mut self, reason: Reason) {
+        self.enter(Fate::from(reason), Some(reason));
+    }
+
+    fn enter(&mut self, fate: Fate, reason: Option<Reason>) {
+        if std::mem::replace(&mut self.entered, true) {
+            return;
+        }
+        self.permit = None;
+        let shard = self.callee.metrics.shard(self.link.worker.id);
+        shard.request(fate, self.status, self.started.elapsed());
+        if let Some(reason) = reason {
+            shard.failure(reason, self.domain(reason) == Domain::Injected);
+            self.log(fate, reason);
+        }
+    }
+
+    /// A fault that hit the last try is to blame for its end, whatever the end looks like.
+    fn domain(&self, reason: Reason) -> Domain {
+        let final_anyway = matches!(reason.domain(), Domain::Caller | Domain::CallerPolicy | Domain::Mesh);
+        if self.fault.is_some() && !final_anyway { Domain::Injected } else { reason.domain() }
+    }
+
+    fn log(&self, fate: Fate, reason: Reason) {
+        let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok()).map(Box::from);
+        self.link.worker.common.log.put(Record {
+            time: Timestamp::now(),
+            direction: self.link.direction.name(),
+            service: self.callee.metrics.service.clone(),
+            port: self.callee.metrics.port.clone(),
+            method: self.method.as_str().into(),
+            path: access_log::path(self.uri.path()),
+            request_id: text(&self.ids[0]),
+            traceparent: text(&self.ids[1]),
+            status: self.status.map(|status| status.as_u16()),
+            fate: fate.name(),
+            reason: reason.name(),
+            fault_domain: self.domain(reason).name(),
+            attempts: self.attempts,
+            duration_ms: millis(self.started.elapsed()),
+            policy: self.callee.policy.as_ref().map(|policy| policy.name.clone()),
+            fault: self.fault.as_ref().map(|fault| fault.name.clone()),
+        });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.failed(Reason::CallerCancelled);
+        self.link.first_byte.reset();
+    }
+}

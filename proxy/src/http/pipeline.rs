@@ -1,0 +1,238 @@
+//! The one function: everything that happens to a request, in order.
+//!
+//! ```text
+//! call (first byte, callee, ids) → plan (route) → bulkhead
+//!  → tries under one deadline { fault → endpoint → connection → exchange → wanted again? → budget → pause → budget }
+//!  → reply, whose body holds the call until its last byte → verdict → metrics, log
+//! ```
+//!
+//! It is written out instead of being composed of layers: the order is the product, and a reader finds it here.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Method, Request, Response, Version, request::Parts};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    call::Call,
+    grpc,
+    headers::{is_upgrade, prepare_request},
+    reply,
+    reply_body::ReplyBody,
+    send_body::{Activity, Source},
+    serve::Link,
+    upgrade,
+};
+use crate::{
+    policy::{
+        bulkhead::Need,
+        fault::Abort,
+        retry::Brought,
+        timeout::End,
+    },
+    snapshot::Plan,
+    upstream::send::{Answer, Connection, Target},
+    verdict::{AttemptOutcome, Reason},
+};
+
+/// What a try brought instead of a failure.
+#[derive(Debug)]
+pub enum Got {
+    /// The callee's answer.
+    Answer(Answer),
+    /// The answer of an injected fault.
+    Injected(Abort),
+}
+
+/// A request on its way through the tries.
+struct Sending<'a> {
+    call: &'a mut Call,
+    plan: &'a Plan,
+    head: &'a Parts,
+    source: &'a Source,
+    activity: Option<&'a Activity>,
+    last_endpoint: Option<SocketAddr>,
+    last_connection: Option<u64>,
+}
+
+/// Serves one request.
+pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<ReplyBody> {
+    let switching = take_upgrade(&mut request);
+    let (mut head, body) = request.into_parts();
+    let mut call = Call::new(link, &head);
+    let callee = Arc::clone(&call.callee);
+    let plan = callee.plan(&head);
+    call.request_end = plan.clocks.request_end(call.started);
+    prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref());
+    let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
+    let source = Source::new(body, plan.retries.is_some(), activity.clone());
+
+    let outcome = match admit(&mut call, head.version).await {
+        Err(reason) => Err(reason),
+        Ok(()) => {
+            let (last_endpoint, last_connection) = (None, None);
+            let activity = activity.as_ref();
+            let sending = Sending { call: &mut call, plan, head: &head, source: &source, activity, last_endpoint, last_connection };
+            sending.run().await
+        }
+    };
+    match outcome {
+        Err(reason) => reply::failure(call, reason),
+        Ok(Got::Injected(abort)) => reply::injected(call, abort),
+        Ok(Got::Answer(answer)) => match switching.filter(|_| upgrade::agreed(&answer, &head.method)) {
+            Some(switching) => upgrade::switch(call, plan.clocks, switching, answer),
+            None => reply::relayed(call, plan.clocks, activity, answer),
+        },
+    }
+}
+
+fn take_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+    let wanted = request.version() == Version::HTTP_11
+        && (request.method() == Method::CONNECT || is_upgrade(request.headers()));
+    wanted.then(|| hyper::upgrade::on(request))
+}
+
+async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
+    let need = if version == Version::HTTP_2 { Need::Stream } else { Need::Exchange };
+    let permit = match call.callee.gate.try_acquire(need) {
+        Some(permit) => permit,
+        None => Arc::clone(&call.callee.gate).acquire(need, call.request_end).await?,
+    };
+    call.permit = Some(permit);
+    Ok(())
+}
+
+impl Sending<'_> {
+    /// Makes tries until one is good enough, or no other may be made.
+    async fn run(mut self) -> Result<Got, Reason> {
+        let budget = self.call.callee.policy.as_ref().and_then(|policy| policy.budget.clone());
+        if let Some(budget) = self.plan.retries.as_ref().and(budget.as_ref()) {
+            budget.request(self.call.started);
+        }
+        loop {
+            self.call.attempts += 1;
+            let outcome = self.bounded_try().await;
+            self.call.callee.metrics.shard(self.call.link.worker.id).attempt(attempt_outcome(&outcome, self.call.grpc));
+            let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
+            // The budget is asked now, and again after the pause: a burst of failures passes the first check together.
+            // Whoever is refused the second time still has the callee's answer to give back.
+            let allowed = budget.as_ref().is_none_or(|budget| budget.allows(Instant::now()));
+            if allowed {
+                sleep(pause).await;
+            }
+            if !allowed || budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
+                self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
+                return outcome;
+            }
+            self.give_up(outcome);
+        }
+    }
+
+    /// How long to wait before another try; `None` if there is not to be one.
+    fn pause_before_another(&self, outcome: &Result<Got, Reason>) -> Option<Duration> {
+        let retries = self.plan.retries.as_ref()?;
+        let repeatable = retries.repeatable(&self.head.method, &self.head.headers);
+        if self.call.attempts > retries.max
+            || !self.source.replayable()
+            || !retries.wants(brought(outcome, self.call.grpc), repeatable)
+        {
+            return None;
+        }
+        let pause = retries.pause(self.call.attempts, fastrand::f64());
+        let in_time = self.call.request_end.is_none_or(|end| Instant::now() + pause < end);
+        in_time.then_some(pause)
+    }
+
+    /// Lets go of an answer that will not be used. Its connection is not used for the next try.
+    fn give_up(&mut self, outcome: Result<Got, Reason>) {
+        if let Ok(Got::Answer(Answer { response, connection })) = outcome {
+            if let Connection::Exclusive(exclusive) = &connection {
+                self.last_connection = Some(exclusive.id);
+            }
+            reply::discard(&self.call.link.worker, response, connection);
+        }
+    }
+
+    async fn bounded_try(&mut self) -> Result<Got, Reason> {
+        let now = Instant::now();
+        let end = self.plan.clocks.attempt_end(now, self.call.request_end);
+        let idle = self.activity.cloned().zip(self.plan.clocks.idle);
+        within(end, idle, self.one_try(now, end)).await
+    }
+
+    async fn one_try(&mut self, now: Instant, end: Option<End>) -> Result<Got, Reason> {
+        let hit = self.call.draw(self.head, now);
+        if let Some(delay) = hit.delay {
+            sleep(delay).await;
+        }
+        match hit.abort {
+            Some(Abort::Reset) => return Err(Reason::FaultReset),
+            Some(answered) => return Ok(Got::Injected(answered)),
+            None => {}
+        }
+        let callee = &*self.call.callee;
+        let address = match &callee.endpoints {
+            None => self.call.link.destination,
+            Some(endpoints) => endpoints.next(self.last_endpoint).ok_or(Reason::NoEndpoints)?,
+        };
+        self.last_endpoint = Some(address);
+        let worker = &*self.call.link.worker;
+        let (clocks, avoid) = (self.plan.clocks, self.last_connection);
+        let target = Target { worker, callee, address, clocks, avoid, end };
+        target.exchange(self.head, self.source).await.map(Got::Answer)
+    }
+}
+
+/// Runs `work` until the try's end, or until nothing has moved for the idle time.
+async fn within<T>(
+    end: Option<End>,
+    idle: Option<(Activity, Duration)>,
+    work: impl Future<Output = Result<T, Reason>>,
+) -> Result<T, Reason> {
+    let mut work = pin!(work);
+    loop {
+        let silent = idle.as_ref().map(|(last, idle)| End { at: last.get() + *idle, reason: Reason::IdleTimeout });
+        let Some(next) = [end, silent].into_iter().flatten().min_by_key(|end| end.at) else { return work.await };
+        match timeout_at(next.at, work.as_mut()).await {
+            Ok(result) => return result,
+            // Bytes have moved since; the silence begins anew.
+            Err(_) if idle.as_ref().is_some_and(|(last, idle)| next.reason == Reason::IdleTimeout && last.get() + *idle > next.at) => {}
+            Err(_) => return Err(next.reason),
+        }
+    }
+}
+
+fn brought(outcome: &Result<Got, Reason>, is_grpc: bool) -> Brought {
+    match outcome {
+        Err(reason) => Brought::Nothing(*reason),
+        Ok(Got::Answer(answer)) => Brought::Response {
+            status: answer.response.status(),
+            grpc: is_grpc.then(|| grpc::status(answer.response.headers())).flatten(),
+        },
+        Ok(Got::Injected(abort)) => {
+            let (status, grpc) = reply::injected_status(*abort, is_grpc);
+            Brought::Response { status, grpc }
+        }
+    }
+}
+
+fn attempt_outcome(outcome: &Result<Got, Reason>, is_grpc: bool) -> AttemptOutcome {
+    match (outcome, brought(outcome, is_grpc)) {
+        (Err(reason), _) => AttemptOutcome::from(*reason),
+        (Ok(Got::Injected(_)), _) => AttemptOutcome::Injected,
+        (_, Brought::Response { status, grpc })
+            if status.is_server_error() || grpc.is_some_and(grpc::is_server_error) =>
+        {
+            AttemptOutcome::Error
+        }
+        _ => AttemptOutcome::Answered,
+    }
+}

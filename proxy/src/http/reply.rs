@@ -1,0 +1,131 @@
+//! What the caller gets: the callee's answer passed on, or the proxy's own with the reason in it.
+
+use std::{pin::Pin, rc::Rc, task::Poll};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::{
+    task::spawn_local,
+    time::{Duration, timeout},
+};
+
+use super::{
+    call::Call,
+    grpc::{self, GRPC_MESSAGE, GRPC_STATUS},
+    headers::prepare_response,
+    reply_body::{ReplyBody, Tail},
+    send_body::Activity,
+};
+use crate::{
+    policy::{fault::Abort, timeout::Clocks},
+    upstream::send::{Answer, Connection},
+    verdict::Reason,
+    worker::Worker,
+};
+
+/// Longest body of an unused answer that is read so that its connection can be used again, and how long that may take.
+const DISCARD_BYTES: usize = 64 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// After how many seconds a request that the bulkhead refused may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The callee's answer. The call ends with the last byte of its body.
+pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Response<ReplyBody> {
+    let Answer { response, connection } = answer;
+    let (mut head, body) = response.into_parts();
+    prepare_response(&mut head.headers, false);
+    call.status = Some(head.status);
+    let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
+    let failed = head.status.is_server_error() || grpc_status.is_some_and(grpc::is_server_error);
+    if failed {
+        call.member(Reason::CalleeError, Some(head.status)).append_to(&mut head.headers);
+    }
+    let tail = Tail::new(call, connection, failed.then_some(Reason::CalleeError), clocks, activity);
+    Response::from_parts(head, ReplyBody::relayed(body, tail))
+}
+
+/// The proxy's own answer to a request that failed.
+pub fn failure(mut call: Call, reason: Reason) -> Response<ReplyBody> {
+    let mut response = own(&call, reason.status(), reason.grpc_status(), reason);
+    if matches!(reason, Reason::BulkheadFull | Reason::BulkheadTimeout) {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    call.status = Some(response.status());
+    call.failed(reason);
+    response
+}
+
+/// The answer of a fault in the callee's place.
+pub fn injected(mut call: Call, abort: Abort) -> Response<ReplyBody> {
+    let (status, grpc_status) = injected_status(abort, call.grpc);
+    let response = own(&call, status, grpc_status.unwrap_or_default(), Reason::FaultAbort);
+    call.status = Some(response.status());
+    call.failed(Reason::FaultAbort);
+    response
+}
+
+/// The statuses, HTTP and gRPC, that an injected answer has. A status of one protocol is said in the other's words where
+/// the request speaks that.
+pub fn injected_status(abort: Abort, is_grpc: bool) -> (StatusCode, Option<u8>) {
+    match (abort, is_grpc) {
+        (Abort::Http(status), false) => (status, None),
+        (Abort::Http(status), true) => (StatusCode::OK, Some(grpc::from_http(status))),
+        (Abort::Grpc(status), true) => (StatusCode::OK, Some(status)),
+        (Abort::Grpc(status), false) => (grpc::to_http(status), None),
+        (Abort::Reset, _) => (Reason::FaultReset.status(), None),
+    }
+}
+
+/// Reads an answer that nobody wants to its end, so that its connection can be used again; or closes it, if the rest is
+/// long or slow.
+pub fn discard(worker: &Rc<Worker>, response: Response<Incoming>, connection: Connection) {
+    let mut body = response.into_body();
+    let Connection::Exclusive(exclusive) = connection else { return };
+    if body.is_end_stream() {
+        return worker.pool.put(exclusive);
+    }
+    let worker = Rc::clone(worker);
+    spawn_local(async move {
+        let mut left = DISCARD_BYTES;
+        let read = std::future::poll_fn(|cx| {
+            loop {
+                match Pin::new(&mut body).poll_frame(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => return Poll::Ready(true),
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
+                    Poll::Ready(Some(Ok(frame))) => {
+                        let length = frame.data_ref().map_or(0, Bytes::len);
+                        let Some(rest) = left.checked_sub(length) else { return Poll::Ready(false) };
+                        left = rest;
+                    }
+                }
+            }
+        });
+        if timeout(DISCARD_TIME, read).await == Ok(true) {
+            worker.pool.put(exclusive);
+        }
+    });
+}
+
+/// A response of the proxy: in gRPC's words for gRPC, in HTTP's otherwise, always with `Proxy-Status`.
+fn own(call: &Call, status: StatusCode, grpc_status: u8, reason: Reason) -> Response<ReplyBody> {
+    let mut response = if call.grpc {
+        let mut response = Response::new(ReplyBody::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_status)));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
+        response
+    } else {
+        let text = format!("firebreak: {}: {}\n", reason.name(), reason.details());
+        let mut response = Response::new(ReplyBody::whole(Bytes::from(text)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    };
+    call.member(reason, None).append_to(response.headers_mut());
+    response
+}

@@ -1,0 +1,202 @@
+//! The request's body, on its way to the callee, perhaps more than once.
+//!
+//! What has been read from the caller is kept up to [`REPLAY_BYTES`] as long as another try may need it. A longer body is
+//! passed through and the request is then sent once. The body is read from the caller only as fast as a try takes it.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use firebreak_crds::spec::defaults::REPLAY_BYTES;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+/// Where a request's body comes from. Tries take their bodies from it.
+#[derive(Debug)]
+pub struct Source {
+    kind: Kind,
+    activity: Option<Activity>,
+}
+
+/// When a byte last moved, either way.
+pub type Activity = Rc<Cell<Instant>>;
+
+#[derive(Debug)]
+enum Kind {
+    /// There is none.
+    Empty,
+    /// It can be sent again as long as it fits.
+    Kept(Rc<RefCell<Kept>>),
+    /// It was handed to a try, or will be.
+    Once(RefCell<Option<Incoming>>),
+}
+
+/// What was read so far, and the rest.
+#[derive(Debug)]
+struct Kept {
+    rest: Incoming,
+    hint: SizeHint,
+    frames: Vec<Frame<Bytes>>,
+    bytes: usize,
+    ended: bool,
+    /// Too long to be kept: whoever reads now is the last.
+    overflown: bool,
+    /// The newest try. An older one, which its connection may still poll, gets nothing.
+    turn: u32,
+}
+
+/// One try's view of the body.
+#[derive(Debug)]
+pub struct SendBody {
+    kind: SendKind,
+    activity: Option<Activity>,
+}
+
+#[derive(Debug)]
+enum SendKind {
+    Empty,
+    Kept { source: Rc<RefCell<Kept>>, next: usize, turn: u32 },
+    Once(Incoming),
+}
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The caller's body broke off.
+    #[error("the caller's body broke off")]
+    Caller(#[source] hyper::Error),
+    /// Another try has taken over.
+    #[error("another try has taken over")]
+    Superseded,
+}
+
+impl Source {
+    /// The body of a request; kept for replay if `keep`, watched if there is an idle clock.
+    pub fn new(body: Incoming, keep: bool, activity: Option<Activity>) -> Self {
+        let kind = if body.is_end_stream() {
+            Kind::Empty
+        } else if keep {
+            let hint = body.size_hint();
+            let kept = Kept { rest: body, hint, frames: Vec::new(), bytes: 0, ended: false, overflown: false, turn: 0 };
+            Kind::Kept(Rc::new(RefCell::new(kept)))
+        } else {
+            Kind::Once(RefCell::new(Some(body)))
+        };
+        Self { kind, activity }
+    }
+
+    /// Whether another try could send the same body.
+    pub fn replayable(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Kept(kept) => !kept.borrow().overflown,
+            Kind::Once(_) => false,
+        }
+    }
+
+    /// The body for one more try.
+    pub fn body(&self) -> SendBody {
+        let kind = match &self.kind {
+            Kind::Empty => SendKind::Empty,
+            Kind::Kept(kept) => {
+                let turn = kept.borrow().turn + 1;
+                kept.borrow_mut().turn = turn;
+                SendKind::Kept { source: Rc::clone(kept), next: 0, turn }
+            }
+            Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
+        };
+        SendBody { kind, activity: self.activity.clone() }
+    }
+}
+
+impl Kept {
+    fn poll_frame(&mut self, next: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        if let Some(frame) = self.frames.get(*next) {
+            *next += 1;
+            return Poll::Ready(Some(Ok(copy(frame))));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
+            None => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(SendError::Caller(error)))),
+            Some(Ok(frame)) => {
+                self.keep(&frame);
+                *next = self.frames.len();
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        self.overflown |= self.bytes > REPLAY_BYTES;
+        if self.overflown {
+            self.frames = Vec::new();
+        } else {
+            self.frames.push(copy(frame));
+        }
+    }
+}
+
+/// Bytes are shared, not copied.
+fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (_, Some(trailers)) => Frame::trailers(trailers.clone()),
+        (data, None) => Frame::data(data.cloned().unwrap_or_default()),
+    }
+}
+
+impl Body for SendBody {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            SendKind::Empty => return Poll::Ready(None),
+            SendKind::Once(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(SendError::Caller)),
+            SendKind::Kept { source, next, turn } => {
+                let mut kept = source.borrow_mut();
+                if kept.turn != *turn {
+                    return Poll::Ready(Some(Err(SendError::Superseded.into())));
+                }
+                ready!(kept.poll_frame(next, cx))
+            }
+        };
+        if let Some(activity) = &this.activity {
+            activity.set(Instant::now());
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            SendKind::Empty => true,
+            SendKind::Once(body) => body.is_end_stream(),
+            SendKind::Kept { source, next, .. } => {
+                let kept = source.borrow();
+                *next >= kept.frames.len() && (kept.ended || kept.rest.is_end_stream())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            SendKind::Empty => SizeHint::with_exact(0),
+            SendKind::Once(body) => body.size_hint(),
+            SendKind::Kept { source, next: 0, .. } => source.borrow().hint.clone(),
+            SendKind::Kept { .. } => SizeHint::default(),
+        }
+    }
+}

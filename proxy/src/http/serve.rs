@@ -1,0 +1,108 @@
+//! Serving HTTP on a caller's connection.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
+
+use http::HeaderValue;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::pipeline;
+use crate::{
+    net::{
+        client_stream::{ClientStream, FirstByte},
+        detect::Spoken,
+    },
+    snapshot::Callee,
+    telemetry::metrics::Direction,
+    worker::{LocalExecutor, Worker},
+};
+
+/// Largest head of a request, in bytes, and most headers in it.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 128;
+
+/// HTTP/2: streams that a caller may have open at once on a connection.
+const MAX_STREAMS: u32 = 256;
+/// HTTP/2: as towards callees, a stream may run a megabyte ahead and a connection four streams' worth.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// HTTP/2: bytes that are buffered for a stream whose reader is slow.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// A caller's connection, as far as its requests need to know it.
+#[derive(Debug)]
+pub struct Link {
+    /// Who serves it.
+    pub worker: Rc<Worker>,
+    /// Which way.
+    pub direction: Direction,
+    /// The address that was called.
+    pub destination: SocketAddr,
+    /// The caller's address, where the callee would otherwise not see it.
+    pub forwarded_for: Option<HeaderValue>,
+    /// When the request that is being read began.
+    pub first_byte: FirstByte,
+}
+
+impl Link {
+    /// The callee, as the config now has it.
+    pub fn callee(&self) -> Arc<Callee> {
+        self.worker.callee(self.direction, &self.destination)
+    }
+}
+
+/// Serves a connection that speaks HTTP to its end.
+pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
+    let worker = Rc::clone(&link.worker);
+    let drained = worker.drained(link.direction);
+    let link = Rc::new(link);
+    let service = service_fn(move |request| {
+        let link = Rc::clone(&link);
+        async move { Ok::<_, Infallible>(pipeline::handle(request, link).await) }
+    });
+    // How a connection ends is the caller's business; what became of its requests is in the books by then.
+    if spoken == Spoken::Http2 {
+        let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = drained => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    } else {
+        let mut connection = pin!(http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades());
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = drained => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_header_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .header_read_timeout(None);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+    builder
+}

@@ -1,0 +1,164 @@
+//! A caller's connection, from accept to its end: where was it going, what does it speak, who serves it.
+//!
+//! Where the config says what a port speaks, that is believed. Elsewhere whoever speaks first decides: the callee is dialled
+//! at once, and both sides are watched. A server that greets (MySQL, SMTP) is forwarded without a time-out to wait for; a
+//! client that speaks HTTP is served as HTTP, and the connection that was dialled carries its first request.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use firebreak_crds::wire::Protocol;
+use http::HeaderValue;
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use super::{
+    client_stream::{ClientStream, FirstByte},
+    detect::{PREFACE, Spoken, spoken},
+    opaque::{self, Dialled, reset},
+    original_dst::original_dst,
+};
+use crate::{
+    http::serve::{self, Link},
+    snapshot::Callee,
+    telemetry::metrics::Direction,
+    upstream::{
+        pool::Key,
+        send::{handshake_h1, handshake_h2},
+    },
+    policy::bulkhead::Need,
+    verdict::{Fate, Reason},
+    worker::Worker,
+};
+
+/// How long a client may take to speak after its callee could not be reached: an HTTP client gets an answer that says why,
+/// anybody else a reset.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Which listener a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Redirected on its way out of the pod.
+    Outbound,
+    /// Redirected on its way into the pod.
+    Inbound,
+    /// Local mode: the address that was called is ours.
+    Local,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kind: Kind) {
+    let Some(destination) = destination(&stream, kind) else { return reset(&stream) };
+    let direction = if kind == Kind::Inbound { Direction::Inbound } else { Direction::Outbound };
+    let callee = worker.callee(direction, &destination);
+    let is_ours = stream.local_addr().is_ok_and(|local| local == destination);
+    if is_ours && kind != Kind::Local {
+        // Nobody was redirected here: forwarding would come back for ever.
+        let shard = callee.metrics.shard(worker.id);
+        shard.request(Fate::Rejected, None, Duration::ZERO);
+        shard.failure(Reason::LoopDetected, false);
+        return reset(&stream);
+    }
+    let _ = stream.set_nodelay(true);
+    let forwarded_for = (kind == Kind::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
+    let link = Link {
+        worker: Rc::clone(worker),
+        direction,
+        destination,
+        forwarded_for: forwarded_for.flatten(),
+        first_byte: FirstByte::new(Instant::now()),
+    };
+    let protocol = if worker.transparent() { Protocol::Tcp } else { callee.protocol };
+    match protocol {
+        Protocol::Tcp => opaque::forward(&link, &callee, stream, Bytes::new(), None).await,
+        Protocol::Http => declared_http(link, stream).await,
+        Protocol::Detect => first_speaker(link, &callee, stream).await,
+    }
+}
+
+fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
+    let destination = match kind {
+        Kind::Local => stream.local_addr(),
+        Kind::Outbound | Kind::Inbound => original_dst(stream),
+    };
+    destination.inspect_err(|error| tracing::warn!(%error, "a connection's destination is unknown")).ok()
+}
+
+async fn declared_http(link: Link, mut stream: TcpStream) {
+    let mut bytes = BytesMut::with_capacity(PREFACE.len());
+    if let Some(spoken) = read_until_clear(&mut stream, &mut bytes, true).await {
+        let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
+        serve::connection(link, stream, spoken).await;
+    }
+}
+
+async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) {
+    let dialled = match opaque::dial(&link, callee).await {
+        Ok(dialled) => dialled,
+        Err(reason) => return last_words(link, callee, stream, reason).await,
+    };
+    let mut bytes = BytesMut::with_capacity(PREFACE.len());
+    let spoken = tokio::select! {
+        // Readable includes closed: either way the callee has spoken.
+        _ = dialled.stream.readable() => Some(Spoken::Opaque),
+        spoken = read_until_clear(&mut stream, &mut bytes, false) => spoken,
+    };
+    match spoken {
+        Some(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+            adopt(&link, callee, dialled, spoken).await;
+            let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
+            serve::connection(link, stream, spoken).await;
+        }
+        Some(Spoken::Opaque) | None => opaque::forward(&link, callee, stream, bytes.freeze(), Some(dialled)).await,
+    }
+}
+
+/// Reads until the bytes say what is spoken; `None` when the connection ends before.
+async fn read_until_clear(stream: &mut TcpStream, bytes: &mut BytesMut, declared: bool) -> Option<Spoken> {
+    loop {
+        if let Some(spoken) = spoken(bytes, declared) {
+            return Some(spoken);
+        }
+        if stream.read_buf(bytes).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+/// Puts the connection that was dialled to see who speaks first into the pool, for the first request to take.
+async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
+    let Dialled { stream, opened, permit, address } = dialled;
+    let pool = &link.worker.pool;
+    let key = Key { callee: callee.id, address };
+    if spoken == Spoken::Http1 {
+        // The request that comes takes its own lease.
+        drop(permit);
+        if let Ok(sender) = handshake_h1(stream, opened).await {
+            pool.put(pool.exclusive(key, sender));
+        }
+    } else if let Some(shared) = callee.gate.try_acquire(Need::Shared) {
+        drop(permit);
+        if let Ok(sender) = handshake_h2(stream, opened, shared).await {
+            pool.add_shared(key, sender);
+        }
+    }
+}
+
+/// The callee could not be reached. A client that speaks HTTP is told why by the pipeline, which tries once more.
+async fn last_words(link: Link, callee: &Callee, mut stream: TcpStream, reason: Reason) {
+    let mut bytes = BytesMut::with_capacity(PREFACE.len());
+    let spoken = timeout(LAST_WORDS, read_until_clear(&mut stream, &mut bytes, false)).await.ok().flatten();
+    match spoken {
+        Some(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+            let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
+            serve::connection(link, stream, spoken).await;
+        }
+        Some(Spoken::Opaque) | None => {
+            opaque::record(&link, callee, Instant::now(), Some(reason));
+            reset(&stream);
+        }
+    }
+}

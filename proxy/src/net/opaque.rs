@@ -1,0 +1,118 @@
+//! Connections that are forwarded without looking inside. For the books, one connection is one request with one try.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+
+use super::relay::{End, relay};
+use crate::{
+    http::serve::Link,
+    policy::bulkhead::{Need, Opened, Permit},
+    snapshot::Callee,
+    telemetry::access_log::{Record, millis},
+    upstream::connect::connect,
+    verdict::{AttemptOutcome, Fate, Reason},
+};
+
+/// A connection to a callee that no request has used yet.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Its place among the callee's sockets.
+    pub opened: Opened,
+    /// Its place in the callee's bulkhead.
+    pub permit: Permit,
+    /// Where it leads.
+    pub address: SocketAddr,
+}
+
+/// Opens a connection for an opaque exchange, under the callee's bulkhead and connect clock.
+///
+/// # Errors
+/// Why there is none.
+pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
+    let permit = callee.gate.acquire(Need::Exchange, None).await?;
+    let address = match &callee.endpoints {
+        None => link.destination,
+        Some(endpoints) => endpoints.next(None).ok_or(Reason::NoEndpoints)?,
+    };
+    let (stream, opened) = connect(&link.worker, callee, address, callee.clocks(), None).await?;
+    Ok(Dialled { stream, opened, permit, address })
+}
+
+/// Forwards a connection to its end. `prefix` was read from the caller already; `dialled` is used if it is there.
+pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefix: Bytes, dialled: Option<Dialled>) {
+    let started = Instant::now();
+    let dialled = match dialled {
+        Some(dialled) => Ok(dialled),
+        None => dial(link, callee).await,
+    };
+    let Dialled { mut stream, opened, permit, .. } = match dialled {
+        Ok(dialled) => dialled,
+        Err(reason) => {
+            record(link, callee, started, Some(reason));
+            return reset(&caller);
+        }
+    };
+    if let Err(error) = stream.write_all(&prefix).await {
+        tracing::debug!(%error, "the callee closed before the caller's first bytes were sent");
+        record(link, callee, started, Some(Reason::ConnectionReset));
+        return reset(&caller);
+    }
+    let (mut caller, mut callee_stream) = (caller, stream);
+    let (end, bytes) = relay(&mut caller, &mut callee_stream, callee.clocks().idle).await;
+    let reason = match end {
+        End::Closed => None,
+        // Which side broke does not show here; either way both are told.
+        End::Broken(_) => Some(Reason::ConnectionReset),
+        End::Idle => Some(Reason::IdleTimeout),
+    };
+    if reason.is_some() {
+        reset(&caller);
+        reset(&callee_stream);
+    }
+    let shard = callee.metrics.shard(link.worker.id);
+    shard.opaque.increment();
+    shard.opaque_bytes.add(bytes);
+    record(link, callee, started, reason);
+    drop((opened, permit));
+}
+
+/// Enters an opaque exchange in the books.
+pub fn record(link: &Link, callee: &Callee, started: Instant, reason: Option<Reason>) {
+    let shard = callee.metrics.shard(link.worker.id);
+    let fate = reason.map_or(Fate::Succeeded, Fate::from);
+    shard.request(fate, None, started.elapsed());
+    let Some(reason) = reason else { return shard.attempt(AttemptOutcome::Answered) };
+    if fate != Fate::RefusedByBulkhead {
+        shard.attempt(AttemptOutcome::from(reason));
+    }
+    shard.failure(reason, false);
+    link.worker.common.log.put(Record {
+        time: Timestamp::now(),
+        direction: link.direction.name(),
+        service: callee.metrics.service.clone(),
+        port: callee.metrics.port.clone(),
+        method: "-".into(),
+        path: "-".into(),
+        request_id: None,
+        traceparent: None,
+        status: None,
+        fate: fate.name(),
+        reason: reason.name(),
+        fault_domain: reason.domain().name(),
+        attempts: u32::from(fate != Fate::RefusedByBulkhead),
+        duration_ms: millis(started.elapsed()),
+        policy: callee.policy.as_ref().map(|policy| policy.name.clone()),
+        fault: None,
+    });
+}
+
+/// Makes the coming close a reset, so that the other side does not take it for an orderly end.
+pub fn reset(stream: &TcpStream) {
+    // A socket that is already gone needs no reset.
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

@@ -1,0 +1,128 @@
+//! Whether a try is repeated, and after which pause.
+//!
+//! The decision is a pure function of what the try brought and what the policy says. The budget is asked by the caller,
+//! twice (see [`budget`](super::budget)).
+
+use std::time::Duration;
+
+use firebreak_crds::spec::{self, Condition, Methods, defaults};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+
+use crate::verdict::Reason;
+
+/// Compiled `retries`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Extra tries after the first.
+    pub max: u32,
+    conditions: u16,
+    codes: Box<[u16]>,
+    methods: Methods,
+    base: Duration,
+    longest: Duration,
+}
+
+/// What a try brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// A response. `grpc` is its `grpc-status`, if it is already known.
+    Response {
+        /// HTTP status.
+        status: StatusCode,
+        /// gRPC status in the headers (a trailers-only response).
+        grpc: Option<u8>,
+    },
+    /// None.
+    Nothing(Reason),
+}
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+impl From<&spec::Retries> for Retries {
+    fn from(retries: &spec::Retries) -> Self {
+        let (base, longest) = retries.backoff.unwrap_or_default().resolved();
+        Self {
+            max: u32::from(retries.max()),
+            conditions: retries.conditions().iter().fold(0, |bits, condition| bits | bit(*condition)),
+            codes: retries.codes.clone().unwrap_or_default().into(),
+            methods: retries.methods.unwrap_or(defaults::METHODS),
+            base,
+            longest,
+        }
+    }
+}
+
+impl Retries {
+    /// Whether a request with this method and these headers may be sent twice at all, apart from failures that prove it
+    /// was not processed.
+    pub fn repeatable(&self, method: &Method, headers: &HeaderMap) -> bool {
+        match self.methods {
+            Methods::All => true,
+            Methods::Safe => method.is_safe(),
+            Methods::Idempotent => method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY),
+        }
+    }
+
+    /// Whether the policy wants another try after `brought`. `repeatable` is what [`repeatable`](Self::repeatable) said.
+    pub fn wants(&self, brought: Brought, repeatable: bool) -> bool {
+        match brought {
+            Brought::Nothing(reason) => self.wants_after(reason, repeatable),
+            Brought::Response { status, grpc } => {
+                grpc.and_then(grpc_condition).is_some_and(|condition| self.has(condition))
+                    || repeatable && self.wants_status(status)
+            }
+        }
+    }
+
+    /// Pause before retry number `retry` (from 1): uniform between nothing and `base` doubled each time, up to `max`.
+    pub fn pause(&self, retry: u32, random: f64) -> Duration {
+        let step = self.base.saturating_mul(1u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX));
+        step.min(self.longest).mul_f64(random.clamp(0.0, 1.0))
+    }
+
+    fn wants_after(&self, reason: Reason, repeatable: bool) -> bool {
+        let (condition, unsent) = match reason {
+            // Nothing was processed, so a second sending is a first, whatever the method.
+            Reason::ConnectTimeout | Reason::ConnectionRefused | Reason::ConnectFailed => {
+                (Some(Condition::ConnectFailure), true)
+            }
+            Reason::StreamRefused => (Some(Condition::RefusedStream), true),
+            Reason::ConnectionReset | Reason::FaultReset => (Some(Condition::ResetBeforeResponse), false),
+            Reason::AttemptTimeout | Reason::ProtocolError => (None, false),
+            // The request's own end, the caller's departure, and what the bulkhead decided are final.
+            _ => return false,
+        };
+        (unsent || repeatable)
+            && (condition.is_some_and(|condition| self.has(condition)) || self.wants_status(reason.status()))
+    }
+
+    fn wants_status(&self, status: StatusCode) -> bool {
+        let code = status.as_u16();
+        self.has(Condition::ServerError) && status.is_server_error()
+            || self.has(Condition::GatewayError) && (502..=504).contains(&code)
+            || self.has(Condition::Retriable4xx) && status == StatusCode::CONFLICT
+            || self.has(Condition::Codes) && self.codes.contains(&code)
+    }
+
+    fn has(&self, condition: Condition) -> bool {
+        self.conditions & bit(condition) != 0
+    }
+}
+
+fn bit(condition: Condition) -> u16 {
+    1 << condition as u16
+}
+
+fn grpc_condition(status: u8) -> Option<Condition> {
+    match status {
+        1 => Some(Condition::GrpcCancelled),
+        4 => Some(Condition::GrpcDeadlineExceeded),
+        8 => Some(Condition::GrpcResourceExhausted),
+        13 => Some(Condition::GrpcInternal),
+        14 => Some(Condition::GrpcUnavailable),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

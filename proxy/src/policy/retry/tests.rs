@@ -1,0 +1,84 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn retries(json: &str) -> Retries {
+    Retries::from(&serde_json::from_str::<spec::Retries>(json).unwrap())
+}
+
+fn status(code: u16) -> Brought {
+    Brought::Response { status: StatusCode::from_u16(code).unwrap(), grpc: None }
+}
+
+#[test]
+fn each_condition_retries_what_it_names() {
+    let table = [
+        ("5xx", status(500), true),
+        ("5xx", status(404), false),
+        ("5xx", Brought::Nothing(Reason::AttemptTimeout), true),
+        ("gateway-error", status(503), true),
+        ("gateway-error", status(500), false),
+        ("gateway-error", Brought::Nothing(Reason::AttemptTimeout), true),
+        ("gateway-error", Brought::Nothing(Reason::ConnectionReset), true),
+        ("reset-before-response", Brought::Nothing(Reason::ConnectionReset), true),
+        ("reset-before-response", Brought::Nothing(Reason::FaultReset), true),
+        ("reset-before-response", Brought::Nothing(Reason::AttemptTimeout), false),
+        ("connect-failure", Brought::Nothing(Reason::ConnectionRefused), true),
+        ("connect-failure", Brought::Nothing(Reason::ConnectionReset), false),
+        ("refused-stream", Brought::Nothing(Reason::StreamRefused), true),
+        ("retriable-4xx", status(409), true),
+        ("retriable-4xx", status(429), false),
+    ];
+    for (condition, brought, wanted) in table {
+        let retries = retries(&format!(r#"{{"conditions":["{condition}"]}}"#));
+        assert_eq!(retries.wants(brought, true), wanted, "{condition} after {brought:?}");
+    }
+    assert!(retries(r#"{"conditions":["codes"],"codes":[429]}"#).wants(status(429), true));
+}
+
+#[test]
+fn grpc_statuses_do_not_look_at_methods() {
+    let retries = retries(r#"{"conditions":["grpc-unavailable"]}"#);
+    let answered = |grpc| Brought::Response { status: StatusCode::OK, grpc: Some(grpc) };
+    assert!(retries.wants(answered(14), false));
+    assert!(!retries.wants(answered(13), false));
+}
+
+#[test]
+fn what_may_be_sent_twice() {
+    let keyed = HeaderMap::from_iter([(IDEMPOTENCY_KEY, http::HeaderValue::from_static("a"))]);
+    let plain = HeaderMap::new();
+    let (safe, idempotent, all) =
+        (retries("{}"), retries(r#"{"methods":"Idempotent"}"#), retries(r#"{"methods":"All"}"#));
+    assert!(safe.repeatable(&Method::GET, &plain) && !safe.repeatable(&Method::PUT, &plain));
+    assert!(!safe.repeatable(&Method::POST, &keyed));
+    assert!(idempotent.repeatable(&Method::DELETE, &plain) && !idempotent.repeatable(&Method::POST, &plain));
+    assert!(idempotent.repeatable(&Method::POST, &keyed));
+    assert!(all.repeatable(&Method::POST, &plain));
+}
+
+#[test]
+fn a_post_is_retried_only_when_it_provably_was_not_sent() {
+    let retries = retries(r#"{"conditions":["5xx","connect-failure","reset-before-response"]}"#);
+    assert!(retries.wants(Brought::Nothing(Reason::ConnectionRefused), false));
+    assert!(!retries.wants(Brought::Nothing(Reason::ConnectionReset), false));
+    assert!(!retries.wants(status(503), false));
+}
+
+#[test]
+fn what_the_proxy_itself_refused_is_final() {
+    let retries = retries(r#"{"conditions":["5xx"],"methods":"All"}"#);
+    for reason in [Reason::BulkheadFull, Reason::RequestTimeout, Reason::CallerCancelled, Reason::LoopDetected] {
+        assert!(!retries.wants(Brought::Nothing(reason), true), "{reason:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn pauses_double_and_stay_below_the_longest(retry in 1u32..40, random in 0.0f64..1.0) {
+        let retries = retries(r#"{"backoff":{"base":"25ms","max":"250ms"}}"#);
+        let ceiling = Duration::from_millis(25).saturating_mul(2u32.saturating_pow(retry - 1)).min(Duration::from_millis(250));
+        prop_assert!(retries.pause(retry, random) <= ceiling);
+        prop_assert_eq!(retries.pause(retry, 1.0), ceiling);
+    }
+}

@@ -1,0 +1,3 @@
+//! Which plan a request follows: by path, method and header.
+
+pub mod matcher;

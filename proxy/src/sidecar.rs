@@ -1,0 +1,77 @@
+//! The proxy in a pod: settings from the environment, config from projected files, and an orderly end.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    Identity, Proxy, Settings,
+    args::{ADMIN, INBOUND, OUTBOUND, RunArgs},
+    config::file::Files,
+    net::accept::Kind,
+};
+
+/// How long a hook may take to reach the proxy beside it.
+const HOOK: Duration = Duration::from_secs(5);
+
+/// Serves until SIGTERM or SIGINT, then lets requests under way end.
+///
+/// # Errors
+/// When the proxy cannot start or stop in order.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let files = Files { config: args.config_dir, labels: args.labels_file };
+    let settings = Settings {
+        workers: args.workers.into(),
+        identity: Identity { name: args.pod, labels: files.read_labels(), addresses: args.pod_ips },
+        admin: everywhere(ADMIN),
+        redirected: [(OUTBOUND, Kind::Outbound), (INBOUND, Kind::Inbound)]
+            .into_iter()
+            .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))
+            .collect(),
+        grace: Duration::from_secs(args.grace_seconds),
+    };
+    let proxy = Proxy::start(settings)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving; everything is forwarded until a config is there");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            () = files.follow(proxy.publisher()) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        anyhow::Ok(())
+    })?;
+    tracing::info!("stopping");
+    proxy.shutdown().context("while stopping")
+}
+
+/// The port at all addresses of both families; IPv6 only where the kernel has it.
+fn everywhere(port: u16) -> Vec<SocketAddr> {
+    let has_v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let v6 = has_v6.then(|| (Ipv6Addr::UNSPECIFIED, port).into());
+    std::iter::once((Ipv4Addr::UNSPECIFIED, port).into()).chain(v6).collect()
+}
+
+/// Sends one request to the admin port of the proxy in this pod; succeeds if it is answered with 200.
+///
+/// # Errors
+/// When it is not.
+pub fn ask(method: &str, path: &str) -> anyhow::Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN));
+    let mut stream = TcpStream::connect_timeout(&address, HOOK).context("the proxy does not answer on its admin port")?;
+    stream.set_read_timeout(Some(HOOK))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 200") {
+        return Ok(());
+    }
+    bail!("{method} {path}: {}", answer.lines().next().unwrap_or("no answer"))
+}

@@ -1,0 +1,203 @@
+//! The metrics as text, in the OpenMetrics format that Prometheus reads.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
+    metrics::MetricType,
+};
+
+use super::{
+    histogram::BOUNDS,
+    metrics::{CODES, CalleeMetrics, Registry},
+};
+use crate::verdict::{ATTEMPT_OUTCOMES, Domain, FATES, REASONS};
+
+/// `Content-Type` of the text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics as text.
+pub fn text(registry: &Arc<Registry>) -> Result<String, fmt::Error> {
+    let mut text = String::with_capacity(16 * 1024);
+    let mut exposition = prometheus_client::registry::Registry::with_prefix("firebreak");
+    exposition.register_collector(Box::new(Exposed(Arc::clone(registry))));
+    encode(&mut text, &exposition)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Exposed(Arc<Registry>);
+
+/// A callee's three labels, and up to two more.
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Exposed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let callees = self.0.callees();
+        requests(&mut encoder, &callees)?;
+        attempts(&mut encoder, &callees)?;
+        bulkheads(&mut encoder, &callees)?;
+        self.faults(&mut encoder)?;
+        self.config(&mut encoder)
+    }
+}
+
+fn labels<'a>(callee: &'a CalleeMetrics, more: &[(&'static str, &'a str)]) -> Labels<'a> {
+    let mut labels: Labels<'a> =
+        vec![("direction", callee.direction.name()), ("service", &callee.service), ("port", &callee.port)];
+    labels.extend_from_slice(more);
+    labels
+}
+
+/// Series that never counted anything are left out: a callee has a hundred of them and uses a few.
+fn count(metric: &mut MetricEncoder<'_>, labels: &Labels<'_>, value: u64) -> fmt::Result {
+    if value == 0 {
+        return Ok(());
+    }
+    metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn gauge(metric: &mut MetricEncoder<'_>, labels: &Labels<'_>, value: u64) -> fmt::Result {
+    metric.encode_family(labels)?.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn requests(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(
+        "requests",
+        "Requests that are over, by how they ended; the fates of a callee add up to its requests",
+        None,
+        MetricType::Counter,
+    )?;
+    for callee in callees {
+        for fate in FATES {
+            for (class, code) in CODES.iter().enumerate() {
+                let labels = labels(callee, &[("fate", fate.name()), ("code", code)]);
+                count(&mut metric, &labels, callee.requests(fate, class))?;
+            }
+        }
+    }
+    let help = "Requests that failed, by reason and by whose problem it is";
+    let mut metric = encoder.encode_descriptor("failures", help, None, MetricType::Counter)?;
+    for callee in callees {
+        for (reason, injected) in REASONS.iter().flat_map(|reason| [(*reason, false), (*reason, true)]) {
+            let domain = if injected { Domain::Injected } else { reason.domain() };
+            let labels = labels(callee, &[("reason", reason.name()), ("fault_domain", domain.name())]);
+            count(&mut metric, &labels, callee.failures(reason, injected))?;
+        }
+    }
+    let help = "Time from a request's first byte to its response's last";
+    let mut metric = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
+    for callee in callees {
+        let merged = callee.durations();
+        if merged.count() > 0 {
+            let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+            let buckets: Vec<_> = bounds.zip(merged.buckets).collect();
+            let seconds = std::time::Duration::from_micros(merged.micros).as_secs_f64();
+            let labels = labels(callee, &[]);
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, merged.count(), &buckets, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let mut metric =
+        encoder.encode_descriptor("attempts", "Tries, by what each brought", None, MetricType::Counter)?;
+    for callee in callees {
+        for outcome in ATTEMPT_OUTCOMES {
+            count(&mut metric, &labels(callee, &[("outcome", outcome.name())]), callee.attempts(outcome))?;
+        }
+    }
+    let help = "Retries that the policy wanted and did not get, by cause";
+    let mut metric = encoder.encode_descriptor("retries_refused", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[("cause", "budget")]), callee.sum(|shard| shard.retries_refused.get()))?;
+    }
+    let help = "Dead pooled connections that were replaced without counting a retry";
+    let mut metric = encoder.encode_descriptor("connections_replaced", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.replaced.get()))?;
+    }
+    let help = "Connections forwarded without looking inside";
+    let mut metric = encoder.encode_descriptor("opaque_connections", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.opaque.get()))?;
+    }
+    let help = "Bytes forwarded on opaque and upgraded connections, both ways together";
+    let mut metric = encoder.encode_descriptor("opaque_bytes", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.opaque_bytes.get()))?;
+    }
+    Ok(())
+}
+
+fn bulkheads(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let help = "What a callee takes of this proxy now, by resource";
+    let mut metric = encoder.encode_descriptor("bulkhead_in_use", help, None, MetricType::Gauge)?;
+    for callee in callees {
+        let Some(gate) = callee.gate() else { continue };
+        let usage = gate.usage();
+        for (resource, used) in
+            [("requests", usage.requests), ("connections", usage.connections), ("pending", usage.pending)]
+        {
+            gauge(&mut metric, &labels(callee, &[("resource", resource)]), u64::from(used))?;
+        }
+    }
+    let help = "The most that a callee may take of this proxy, by resource";
+    let mut metric = encoder.encode_descriptor("bulkhead_limit", help, None, MetricType::Gauge)?;
+    for callee in callees {
+        let Some(limits) = callee.gate().map(crate::policy::bulkhead::Gate::limits) else { continue };
+        let bounded = [
+            ("requests", limits.max_requests),
+            ("connections", limits.max_connections),
+            ("pending", limits.max_pending),
+        ];
+        for (resource, limit) in bounded.into_iter().filter(|(_, limit)| *limit != u32::MAX) {
+            gauge(&mut metric, &labels(callee, &[("resource", resource)]), u64::from(limit))?;
+        }
+    }
+    Ok(())
+}
+
+impl Exposed {
+    fn faults(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Tries hit by a FaultSpec, by kind of fault";
+        let mut metric = encoder.encode_descriptor("fault_injected", help, None, MetricType::Counter)?;
+        for (name, fault) in self.0.faults() {
+            for (kind, hits) in [("delay", &fault.delays), ("abort", &fault.aborts)] {
+                count(&mut metric, &vec![("fault", &*name), ("kind", kind)], hits.load(Relaxed))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn config(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let config = self.0.config();
+        let [applied, refused, problems, ignored] = config.counts();
+        for (name, help, value) in [
+            ("config_applied", "Configs put in force", applied),
+            ("config_refused", "Configs of which nothing could be used; the last good one stays", refused),
+            ("log_lines_dropped", "Log lines dropped because the log could not keep up", self.0.log_dropped.load(Relaxed)),
+        ] {
+            let metric = &mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        for (name, help, value) in [
+            ("config_problems", "Broken entries of the newest config, kept in their last good form", problems),
+            ("config_ignored", "Fields and entries of the newest config that this version does not know", ignored),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+        }
+        if let Some(age) = config.age() {
+            let help = "Seconds since the config in force was applied";
+            encoder.encode_descriptor("config_age_seconds", help, None, MetricType::Gauge)?.encode_gauge(&age)?;
+        }
+        let mut metric = encoder.encode_descriptor("build", "What runs", None, MetricType::Info)?;
+        metric.encode_info(&vec![("version", env!("CARGO_PKG_VERSION"))])
+    }
+}

@@ -1,0 +1,5 @@
+//! Connections to callees: opened, shared, kept and given up.
+
+pub mod connect;
+pub mod pool;
+pub mod send;

@@ -1,0 +1,66 @@
+//! Opening a connection: counted by the callee's bulkhead, bounded by the clocks, named when it fails.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    policy::{
+        bulkhead::{Opened, Room},
+        timeout::{Clocks, End},
+    },
+    snapshot::Callee,
+    verdict::Reason,
+    worker::Worker,
+};
+
+/// Opens a connection to `address` for `callee`. `attempt_end` is the end of the try that needs it.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn connect(
+    worker: &Worker,
+    callee: &Callee,
+    address: SocketAddr,
+    clocks: Clocks,
+    attempt_end: Option<End>,
+) -> Result<(TcpStream, Opened), Reason> {
+    let work = async {
+        let opened = room(worker, callee).await;
+        let stream = TcpStream::connect(address).await.map_err(|error| reason(&error))?;
+        // Small messages must not wait for an acknowledgement; a socket that is already gone shows at the first write.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, opened))
+    };
+    match clocks.connect_end(Instant::now(), attempt_end) {
+        None => work.await,
+        Some(end) => timeout_at(end.at, work).await.unwrap_or(Err(end.reason)),
+    }
+}
+
+/// Waits until the bulkhead has room for a socket, giving up idle connections for it.
+async fn room(worker: &Worker, callee: &Callee) -> Opened {
+    loop {
+        let closed = callee.gate.closed();
+        match callee.gate.open() {
+            Room::Yes(opened) => return opened,
+            Room::AfterClosingIdle => {
+                worker.give_up_idle(callee.id);
+                closed.await;
+            }
+        }
+    }
+}
+
+/// The reason behind an error of the operating system.
+pub fn reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
+        io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+        io::ErrorKind::ConnectionReset => Reason::ConnectionReset,
+        _ => Reason::ConnectFailed,
+    }
+}

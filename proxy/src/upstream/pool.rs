@@ -1,0 +1,239 @@
+//! A worker's open connections to callees.
+//!
+//! Each worker has its own, on its own thread: no lock, and a connection never moves. Idle HTTP/1 connections are a stack,
+//! so that the warm ones are used and the rest grow old and are closed; HTTP/2 connections are shared by streams, and one
+//! that is being opened is waited for instead of opening another.
+//!
+//! Idle connections are closed after [`IDLE`]: less than common servers' own keep-alive time, so that a connection is
+//! given up before the callee closes it under a request.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+use hyper::client::conn::{http1, http2};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::http::send_body::SendBody;
+
+/// How long an unused connection is kept. Node.js closes after 5 s, most others later.
+pub const IDLE: Duration = Duration::from_secs(4);
+
+/// Most HTTP/2 connections that one worker opens to one address.
+const SHARED: usize = 8;
+
+/// Where a connection leads, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// [`Callee::id`](crate::snapshot::Callee::id).
+    pub callee: u32,
+    /// The endpoint, or the address that the caller called.
+    pub address: SocketAddr,
+}
+
+/// An HTTP/1 connection that carries one request at a time.
+#[derive(Debug)]
+pub struct Exclusive {
+    /// Hands requests to the connection's task.
+    pub sender: http1::SendRequest<SendBody>,
+    /// Tells connections apart: a retry takes another.
+    pub id: u64,
+    /// Whether it has carried a request before.
+    pub reused: bool,
+    key: Key,
+    since: Instant,
+}
+
+/// An HTTP/2 connection. The stream it was taken for counts as long as this is held.
+#[derive(Debug)]
+pub struct Shared {
+    /// Hands requests to the connection's task.
+    pub sender: http2::SendRequest<SendBody>,
+    /// Whether it was there before this request.
+    pub reused: bool,
+    streams: Rc<Cell<usize>>,
+}
+
+/// A new HTTP/2 connection, before any stream of it is taken.
+#[derive(Debug)]
+pub struct Multiplexed {
+    /// Hands requests to the connection's task.
+    pub sender: http2::SendRequest<SendBody>,
+    /// Streams that the callee now allows; the connection's task keeps it true.
+    pub max_streams: Rc<Cell<usize>>,
+}
+
+/// What a look for a shared connection brought.
+#[derive(Debug)]
+pub enum Found {
+    /// A connection with room.
+    Connection(Shared),
+    /// Somebody is opening one: wait, then look again.
+    Opening(Rc<Notify>),
+    /// None, and nobody is opening one: the caller does.
+    Nothing(Opening),
+}
+
+/// The duty to open a shared connection. Whoever waits looks again when it is fulfilled or dropped.
+#[derive(Debug)]
+pub struct Opening {
+    slots: Rc<RefCell<Slots>>,
+    key: Key,
+    done: Rc<Notify>,
+}
+
+/// A worker's connections.
+#[derive(Debug, Default)]
+pub struct Pool {
+    slots: Rc<RefCell<Slots>>,
+    next_id: Cell<u64>,
+}
+
+type Slots = HashMap<Key, Slot>;
+
+#[derive(Debug, Default)]
+struct Slot {
+    idle: Vec<Exclusive>,
+    shared: Vec<SharedSlot>,
+    opening: Option<Rc<Notify>>,
+}
+
+#[derive(Debug)]
+struct SharedSlot {
+    connection: Multiplexed,
+    streams: Rc<Cell<usize>>,
+    last_used: Cell<Instant>,
+}
+
+impl Pool {
+    /// Takes an idle HTTP/1 connection, another than `avoid`.
+    pub fn take(&self, key: Key, avoid: Option<u64>) -> Option<Exclusive> {
+        let mut slots = self.slots.borrow_mut();
+        let idle = &mut slots.get_mut(&key)?.idle;
+        idle.retain(|connection| !connection.sender.is_closed());
+        let place = idle.iter().rposition(|connection| Some(connection.id) != avoid)?;
+        Some(Exclusive { reused: true, ..idle.remove(place) })
+    }
+
+    /// Gives back an HTTP/1 connection whose response was read to its end.
+    pub fn put(&self, connection: Exclusive) {
+        if !connection.sender.is_closed() {
+            let connection = Exclusive { since: Instant::now(), ..connection };
+            self.slots.borrow_mut().entry(connection.key).or_default().idle.push(connection);
+        }
+    }
+
+    /// A new HTTP/1 connection, not in the pool yet.
+    pub fn exclusive(&self, key: Key, sender: http1::SendRequest<SendBody>) -> Exclusive {
+        let id = self.next_id.replace(self.next_id.get() + 1);
+        Exclusive { sender, id, reused: false, key, since: Instant::now() }
+    }
+
+    /// Looks for an HTTP/2 connection with room for a stream.
+    pub fn shared(&self, key: Key) -> Found {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.entry(key).or_default();
+        slot.shared.retain(|shared| !shared.connection.sender.is_closed());
+        let room = |shared: &&SharedSlot| shared.streams.get() < shared.connection.max_streams.get().max(1);
+        if let Some(shared) = slot.shared.iter().find(room) {
+            return Found::Connection(shared.stream());
+        }
+        if let Some(opening) = &slot.opening {
+            return Found::Opening(Rc::clone(opening));
+        }
+        // All are full: another, up to a point; beyond it streams wait for their turn on the least loaded.
+        if slot.shared.len() >= SHARED
+            && let Some(shared) = slot.shared.iter().min_by_key(|shared| shared.streams.get())
+        {
+            return Found::Connection(shared.stream());
+        }
+        let done = Rc::new(Notify::new());
+        slot.opening = Some(Rc::clone(&done));
+        Found::Nothing(Opening { slots: Rc::clone(&self.slots), key, done })
+    }
+
+    /// Any HTTP/2 connection, however busy, for when no other may be opened.
+    pub fn any_shared(&self, key: Key) -> Option<Shared> {
+        let slots = self.slots.borrow();
+        let shared = slots.get(&key)?.shared.iter().filter(|shared| !shared.connection.sender.is_closed());
+        shared.min_by_key(|shared| shared.streams.get()).map(SharedSlot::stream)
+    }
+
+    /// Adds an HTTP/2 connection that was opened without looking here first.
+    pub fn add_shared(&self, key: Key, connection: Multiplexed) {
+        self.slots.borrow_mut().entry(key).or_default().shared.push(SharedSlot::new(connection));
+    }
+
+    /// Closes one idle connection of a callee, the coldest first. `false` if there is none.
+    pub fn close_idle(&self, callee: u32) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let of_callee = slots.iter_mut().filter(|(key, slot)| key.callee == callee && !slot.idle.is_empty());
+        let coldest = of_callee.min_by_key(|(_, slot)| slot.idle.first().map(|connection| connection.since));
+        if let Some((_, slot)) = coldest {
+            drop(slot.idle.remove(0));
+            return true;
+        }
+        let mut shared = slots.iter_mut().filter(|(key, _)| key.callee == callee).map(|(_, slot)| &mut slot.shared);
+        shared.any(|shared| {
+            let unused = shared.iter().position(|shared| shared.streams.get() == 0);
+            unused.is_some_and(|place| {
+                drop(shared.swap_remove(place));
+                true
+            })
+        })
+    }
+
+    /// Closes what has been idle too long, or was closed by the callee.
+    pub fn sweep(&self, now: Instant) {
+        self.slots.borrow_mut().retain(|_, slot| {
+            slot.idle.retain(|idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE);
+            slot.shared.retain(|shared| {
+                let unused = shared.streams.get() == 0 && now.saturating_duration_since(shared.last_used.get()) >= IDLE;
+                !shared.connection.sender.is_closed() && !unused
+            });
+            !slot.idle.is_empty() || !slot.shared.is_empty() || slot.opening.is_some()
+        });
+    }
+}
+
+impl SharedSlot {
+    fn new(connection: Multiplexed) -> Self {
+        Self { connection, streams: Rc::default(), last_used: Cell::new(Instant::now()) }
+    }
+
+    fn stream(&self) -> Shared {
+        self.streams.set(self.streams.get() + 1);
+        self.last_used.set(Instant::now());
+        Shared { sender: self.connection.sender.clone(), reused: true, streams: Rc::clone(&self.streams) }
+    }
+}
+
+impl Opening {
+    /// Adds the connection that was opened and takes a stream of it.
+    pub fn fulfil(self, connection: Multiplexed) -> Shared {
+        let slot = SharedSlot::new(connection);
+        let mut stream = slot.stream();
+        stream.reused = false;
+        self.slots.borrow_mut().entry(self.key).or_default().shared.push(slot);
+        stream
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(&self.key) {
+            slot.opening = None;
+        }
+        self.done.notify_waiters();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,253 @@
+//! One exchange with a callee: take or open a connection, send the request, wait for the response's head.
+//!
+//! A connection that turns out to be dead is replaced for free, without counting a retry: with any method while nothing
+//! was written; after that only for an idempotent request, on a connection that had been used before, while no byte of a
+//! response has come (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
+
+use std::{
+    cell::Cell,
+    error::Error as _,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+};
+
+use http::{Request, Response, Version, request::Parts};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::{
+    connect::connect,
+    pool::{Exclusive, Found, Key, Multiplexed, Shared},
+};
+use crate::{
+    http::send_body::{SendBody, Source},
+    policy::{
+        bulkhead::{Need, Opened, Permit},
+        timeout::{Clocks, End},
+    },
+    snapshot::Callee,
+    verdict::Reason,
+    worker::{LocalExecutor, Worker},
+};
+
+/// HTTP/2 windows: a stream may run ahead by a megabyte, a connection by four streams' worth, so that one slow stream
+/// cannot hold up the others.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Largest head of a response, in bytes.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// A response whose head has come, and the connection on which its body is coming.
+#[derive(Debug)]
+pub struct Answer {
+    /// The response.
+    pub response: Response<Incoming>,
+    /// The connection.
+    pub connection: Connection,
+}
+
+/// Holds a connection while a response is read from it.
+#[derive(Debug)]
+pub enum Connection {
+    /// Goes back to the pool when the response was read to its end.
+    Exclusive(Exclusive),
+    /// Its stream ends when this is dropped.
+    Shared(Shared),
+}
+
+/// Where and how a try is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The worker whose connections are used.
+    pub worker: &'a Worker,
+    /// For whom.
+    pub callee: &'a Callee,
+    /// Where to.
+    pub address: SocketAddr,
+    /// Clocks of the request.
+    pub clocks: Clocks,
+    /// A connection not to take, because the last try failed on it.
+    pub avoid: Option<u64>,
+    /// When the try must have its response.
+    pub end: Option<End>,
+}
+
+/// What one sending brought, short of a response.
+enum Failed {
+    /// Nothing was written.
+    Unsent,
+    /// Something may have been written.
+    Sent(Reason),
+}
+
+impl Target<'_> {
+    /// Sends the request in the client's version of HTTP, replacing dead connections.
+    ///
+    /// # Errors
+    /// Why there is no response.
+    pub async fn exchange(&self, head: &Parts, source: &Source) -> Result<Answer, Reason> {
+        let mut may_reuse = true;
+        loop {
+            let (connection, reused) = self.connection(head.version, may_reuse).await?;
+            let request = Request::from_parts(head.clone(), source.body());
+            match send(connection, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Unsent) if reused && source.replayable() => {}
+                Err(Failed::Unsent) => return Err(Reason::ConnectionReset),
+                Err(Failed::Sent(Reason::ConnectionReset))
+                    if reused && head.method.is_idempotent() && source.replayable() =>
+                {
+                    // The next idle connection may be just as dead; a new one is not.
+                    may_reuse = false;
+                }
+                Err(Failed::Sent(reason)) => return Err(reason),
+            }
+            self.callee.metrics.shard(self.worker.id).replaced.increment();
+        }
+    }
+
+    async fn connection(&self, version: Version, may_reuse: bool) -> Result<(Connection, bool), Reason> {
+        if version == Version::HTTP_2 {
+            let shared = self.shared().await?;
+            return Ok((Connection::Shared(shared.0), shared.1));
+        }
+        let pool = &self.worker.pool;
+        while let Some(mut idle) = may_reuse.then(|| pool.take(self.key(), self.avoid)).flatten() {
+            // It may have ended since: readiness says so without writing anything.
+            if idle.sender.ready().await.is_ok() {
+                return Ok((Connection::Exclusive(idle), true));
+            }
+        }
+        let (stream, opened) = connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
+        let sender = handshake_h1(stream, opened).await?;
+        Ok((Connection::Exclusive(pool.exclusive(self.key(), sender)), false))
+    }
+
+    async fn shared(&self) -> Result<(Shared, bool), Reason> {
+        loop {
+            match self.worker.pool.shared(self.key()) {
+                Found::Connection(shared) => return Ok((shared, true)),
+                Found::Opening(done) => done.notified().await,
+                Found::Nothing(opening) => {
+                    let Some(permit) = self.shared_permit().await? else {
+                        drop(opening);
+                        let any = self.worker.pool.any_shared(self.key());
+                        return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
+                    };
+                    let (stream, opened) = connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
+                    let sender = handshake_h2(stream, opened, permit).await?;
+                    return Ok((opening.fulfil(sender), false));
+                }
+            }
+        }
+    }
+
+    /// The right to open another shared connection; `None` if there is no room but a connection to share.
+    async fn shared_permit(&self) -> Result<Option<Permit>, Reason> {
+        if let Some(permit) = self.callee.gate.try_acquire(Need::Shared) {
+            return Ok(Some(permit));
+        }
+        if self.worker.pool.any_shared(self.key()).is_some() {
+            return Ok(None);
+        }
+        self.worker.give_up_idle(self.callee.id);
+        let permit = self.callee.gate.acquire(Need::Shared, self.end.map(|end| end.at)).await;
+        permit.map(Some).map_err(Reason::from)
+    }
+
+    fn key(&self) -> Key {
+        Key { callee: self.callee.id, address: self.address }
+    }
+}
+
+async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answer, Failed> {
+    match connection {
+        Connection::Exclusive(mut exclusive) => match exclusive.sender.try_send_request(request).await {
+            Ok(response) => Ok(Answer { response, connection: Connection::Exclusive(exclusive) }),
+            Err(mut error) => Err(failed(error.take_message().is_some(), error.error())),
+        },
+        Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
+            Ok(response) => Ok(Answer { response, connection: Connection::Shared(shared) }),
+            Err(mut error) => Err(failed(error.take_message().is_some(), error.error())),
+        },
+    }
+}
+
+fn failed(unsent: bool, error: &hyper::Error) -> Failed {
+    if unsent { Failed::Unsent } else { Failed::Sent(reason(error)) }
+}
+
+/// The reason behind an error of the HTTP library, while no response has come.
+pub fn reason(error: &hyper::Error) -> Reason {
+    if let Some(h2) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
+        return match h2.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => Reason::StreamRefused,
+            Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR) => {
+                Reason::ProtocolError
+            }
+            _ => Reason::ConnectionReset,
+        };
+    }
+    if error.is_parse() {
+        Reason::ProtocolError
+    } else if error.is_user() || error.is_body_write_aborted() {
+        Reason::RequestIncomplete
+    } else {
+        Reason::ConnectionReset
+    }
+}
+
+/// Makes an HTTP/1 connection of a stream; `opened` is released when it closes.
+///
+/// # Errors
+/// When the stream is already broken.
+pub async fn handshake_h1(stream: TcpStream, opened: Opened) -> Result<http1::SendRequest<SendBody>, Reason> {
+    let mut builder = http1::Builder::new();
+    builder.preserve_header_case(true).max_header_size(MAX_HEAD as usize);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
+    tokio::task::spawn_local(async move {
+        // An error here also ends the request that is under way, and is named there.
+        let _ = connection.with_upgrades().await;
+        drop(opened);
+    });
+    Ok(sender)
+}
+
+/// Makes an HTTP/2 connection of a stream; `opened` and `permit` are released when it closes.
+///
+/// # Errors
+/// When the stream is already broken.
+pub async fn handshake_h2(
+    stream: TcpStream,
+    opened: Opened,
+    permit: Permit,
+) -> Result<Multiplexed, Reason> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
+    let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
+    let limit = Rc::clone(&max_streams);
+    tokio::task::spawn_local(async move {
+        let mut connection = pin!(connection);
+        // An error here also ends the streams that are under way, and is named there.
+        let _ = poll_fn(|cx| {
+            let poll = connection.as_mut().poll(cx);
+            limit.set(connection.current_max_send_streams());
+            poll
+        })
+        .await;
+        drop((opened, permit));
+    });
+    Ok(Multiplexed { sender, max_streams })
+}

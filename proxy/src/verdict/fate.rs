@@ -1,0 +1,136 @@
+//! How requests and tries end. Every request has exactly one fate, so the fates of a callee add up to its requests.
+
+use super::Reason;
+
+/// The end of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// The callee answered at the first try.
+    Succeeded,
+    /// The callee answered, at a later try.
+    SucceededAfterRetry,
+    /// The callee answered with a server error, or broke off.
+    Failed,
+    /// A clock ran out.
+    TimedOut,
+    /// The bulkhead let it not in.
+    RefusedByBulkhead,
+    /// An injected fault was the end of it.
+    Injected,
+    /// The callee could not be reached.
+    Unreachable,
+    /// The caller went away.
+    Cancelled,
+    /// The proxy could not take it.
+    Rejected,
+}
+
+/// All fates, for tables indexed by `Fate as usize`.
+pub const FATES: [Fate; 9] = [
+    Fate::Succeeded,
+    Fate::SucceededAfterRetry,
+    Fate::Failed,
+    Fate::TimedOut,
+    Fate::RefusedByBulkhead,
+    Fate::Injected,
+    Fate::Unreachable,
+    Fate::Cancelled,
+    Fate::Rejected,
+];
+
+/// The end of one try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttemptOutcome {
+    /// The callee answered, and not with a server error.
+    Answered,
+    /// The callee answered with a server error.
+    Error,
+    /// It took too long.
+    TimedOut,
+    /// An injected fault ended it.
+    Injected,
+    /// The connection could not be opened or broke.
+    Unreachable,
+}
+
+/// All outcomes, for tables indexed by `AttemptOutcome as usize`.
+pub const ATTEMPT_OUTCOMES: [AttemptOutcome; 5] = [
+    AttemptOutcome::Answered,
+    AttemptOutcome::Error,
+    AttemptOutcome::TimedOut,
+    AttemptOutcome::Injected,
+    AttemptOutcome::Unreachable,
+];
+
+impl Fate {
+    /// The word itself, as it stands in labels and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::SucceededAfterRetry => "succeeded_after_retry",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::RefusedByBulkhead => "refused_by_bulkhead",
+            Self::Injected => "injected",
+            Self::Unreachable => "unreachable",
+            Self::Cancelled => "cancelled",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl AttemptOutcome {
+    /// The word itself, as it stands in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Error => "error",
+            Self::TimedOut => "timed_out",
+            Self::Injected => "injected",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl From<Reason> for Fate {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::AttemptTimeout | Reason::RequestTimeout | Reason::IdleTimeout => Self::TimedOut,
+            Reason::BulkheadFull | Reason::BulkheadTimeout => Self::RefusedByBulkhead,
+            Reason::FaultAbort | Reason::FaultReset => Self::Injected,
+            Reason::ConnectTimeout
+            | Reason::ConnectionRefused
+            | Reason::ConnectFailed
+            | Reason::ConnectionReset
+            | Reason::StreamRefused
+            | Reason::NoEndpoints => Self::Unreachable,
+            Reason::CallerCancelled | Reason::RequestIncomplete => Self::Cancelled,
+            Reason::CalleeError | Reason::ProtocolError | Reason::UpgradeFailed | Reason::ResponseIncomplete => {
+                Self::Failed
+            }
+            Reason::LoopDetected | Reason::Internal => Self::Rejected,
+        }
+    }
+}
+
+impl From<Reason> for AttemptOutcome {
+    fn from(reason: Reason) -> Self {
+        match Fate::from(reason) {
+            Fate::TimedOut => Self::TimedOut,
+            Fate::Injected => Self::Injected,
+            Fate::Failed => Self::Error,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_in_order() {
+        assert!(FATES.iter().enumerate().all(|(place, fate)| *fate as usize == place));
+        assert!(ATTEMPT_OUTCOMES.iter().enumerate().all(|(place, outcome)| *outcome as usize == place));
+    }
+}

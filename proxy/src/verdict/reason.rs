@@ -1,0 +1,264 @@
+//! Why a request or a try ended otherwise than by the callee's answer.
+
+use http::StatusCode;
+
+/// A stable reason. The order is that of [`REASONS`] and of nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The connection was not open in time (`timeouts.connect`).
+    ConnectTimeout,
+    /// Nobody listens at the callee's address.
+    ConnectionRefused,
+    /// The connection could not be opened for another cause: no route, no file descriptor left.
+    ConnectFailed,
+    /// The connection ended before the response began.
+    ConnectionReset,
+    /// HTTP/2: the callee refused the stream before it did anything with it.
+    StreamRefused,
+    /// One try took too long (`timeouts.attempt`).
+    AttemptTimeout,
+    /// The whole request took too long (`timeouts.request`).
+    RequestTimeout,
+    /// Nothing moved for too long (`timeouts.idle`).
+    IdleTimeout,
+    /// The bulkhead and its queue are full.
+    BulkheadFull,
+    /// The request waited in the bulkhead's queue as long as it may.
+    BulkheadTimeout,
+    /// A FaultSpec answered in the callee's place.
+    FaultAbort,
+    /// A FaultSpec cut the try as a reset would.
+    FaultReset,
+    /// The callee has no endpoint.
+    NoEndpoints,
+    /// The callee broke the protocol.
+    ProtocolError,
+    /// The callee did not switch protocols as it announced.
+    UpgradeFailed,
+    /// The response broke off after it had begun.
+    ResponseIncomplete,
+    /// The callee answered with a server error, which was passed on.
+    CalleeError,
+    /// The caller went away before the response was complete.
+    CallerCancelled,
+    /// The request would come back to this proxy for ever.
+    LoopDetected,
+    /// The request's body ended or failed before it was complete.
+    RequestIncomplete,
+    /// A defect of the proxy.
+    Internal,
+}
+
+/// Whose problem it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Domain {
+    /// The caller's application.
+    Caller,
+    /// A limit of the policy that the caller's side enforces.
+    CallerPolicy,
+    /// What lies between the two.
+    Network,
+    /// Where the callee runs: no pod, no listener.
+    CalleePlatform,
+    /// The callee's application.
+    CalleeApp,
+    /// An experiment.
+    Injected,
+    /// Firebreak itself.
+    Mesh,
+}
+
+/// All reasons, for tables indexed by `Reason as usize`.
+pub const REASONS: [Reason; 21] = [
+    Reason::ConnectTimeout,
+    Reason::ConnectionRefused,
+    Reason::ConnectFailed,
+    Reason::ConnectionReset,
+    Reason::StreamRefused,
+    Reason::AttemptTimeout,
+    Reason::RequestTimeout,
+    Reason::IdleTimeout,
+    Reason::BulkheadFull,
+    Reason::BulkheadTimeout,
+    Reason::FaultAbort,
+    Reason::FaultReset,
+    Reason::NoEndpoints,
+    Reason::ProtocolError,
+    Reason::UpgradeFailed,
+    Reason::ResponseIncomplete,
+    Reason::CalleeError,
+    Reason::CallerCancelled,
+    Reason::LoopDetected,
+    Reason::RequestIncomplete,
+    Reason::Internal,
+];
+
+/// What is said of a reason.
+struct Said {
+    name: &'static str,
+    /// RFC 9209, 2.3; empty where the proxy adds nothing to what the callee said.
+    error: &'static str,
+    status: StatusCode,
+    /// gRPC status code, as gRPC clients must see it: 4 for time-outs, 8 for limits, 14 where the callee was not reached.
+    grpc: u8,
+    domain: Domain,
+    /// One sentence for the person who reads the response.
+    details: &'static str,
+}
+
+impl Reason {
+    /// The word itself, as it stands in headers, labels and logs.
+    pub fn name(self) -> &'static str {
+        self.said().name
+    }
+
+    /// The error token of RFC 9209.
+    pub fn error_token(self) -> &'static str {
+        self.said().error
+    }
+
+    /// Status of the answer that the proxy gives in the callee's place.
+    pub fn status(self) -> StatusCode {
+        self.said().status
+    }
+
+    /// gRPC status of that answer.
+    pub fn grpc_status(self) -> u8 {
+        self.said().grpc
+    }
+
+    /// Whose problem it is.
+    pub fn domain(self) -> Domain {
+        self.said().domain
+    }
+
+    /// One sentence for the person who reads the response.
+    pub fn details(self) -> &'static str {
+        self.said().details
+    }
+
+    fn said(self) -> Said {
+        use Domain::{CalleeApp, CalleePlatform, Caller, CallerPolicy, Injected, Mesh, Network};
+        use StatusCode as S;
+        let (name, error, status, grpc, domain, details) = match self {
+            Self::ConnectTimeout => (
+                "connect_timeout", "connection_timeout", S::GATEWAY_TIMEOUT, 14, Network,
+                "the connection was not open within timeouts.connect",
+            ),
+            Self::ConnectionRefused => (
+                "connection_refused", "connection_refused", S::BAD_GATEWAY, 14, CalleePlatform,
+                "nobody listens at the callee's address",
+            ),
+            Self::ConnectFailed => (
+                "connect_failed", "destination_ip_unroutable", S::BAD_GATEWAY, 14, Network,
+                "the connection could not be opened",
+            ),
+            Self::ConnectionReset => (
+                "connection_reset", "connection_terminated", S::BAD_GATEWAY, 14, CalleeApp,
+                "the callee closed the connection before it answered",
+            ),
+            Self::StreamRefused => (
+                "stream_refused", "connection_terminated", S::SERVICE_UNAVAILABLE, 14, CalleeApp,
+                "the callee refused the stream without processing it",
+            ),
+            Self::AttemptTimeout => (
+                "attempt_timeout", "http_response_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+                "no response headers within timeouts.attempt, and no try was left",
+            ),
+            Self::RequestTimeout => (
+                "request_timeout", "http_response_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+                "the request was not complete within timeouts.request",
+            ),
+            Self::IdleTimeout => (
+                "idle_timeout", "connection_read_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+                "no byte moved for timeouts.idle",
+            ),
+            Self::BulkheadFull => (
+                "bulkhead_full", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+                "the callee's bulkhead is full and as many requests wait as may",
+            ),
+            Self::BulkheadTimeout => (
+                "bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+                "no place in the callee's bulkhead became free in time",
+            ),
+            Self::FaultAbort => (
+                "fault_abort", "proxy_internal_response", S::SERVICE_UNAVAILABLE, 14, Injected,
+                "a FaultSpec answered in the callee's place",
+            ),
+            Self::FaultReset => (
+                "fault_reset", "connection_terminated", S::BAD_GATEWAY, 14, Injected,
+                "a FaultSpec cut the connection",
+            ),
+            Self::NoEndpoints => (
+                "no_endpoints", "destination_unavailable", S::SERVICE_UNAVAILABLE, 14, CalleePlatform,
+                "the callee has no endpoint",
+            ),
+            Self::ProtocolError => (
+                "protocol_error", "http_protocol_error", S::BAD_GATEWAY, 13, CalleeApp,
+                "the callee's answer is not valid HTTP",
+            ),
+            Self::UpgradeFailed => (
+                "upgrade_failed", "http_upgrade_failed", S::BAD_GATEWAY, 13, CalleeApp,
+                "the callee did not switch protocols",
+            ),
+            Self::ResponseIncomplete => (
+                "response_incomplete", "http_response_incomplete", S::BAD_GATEWAY, 14, CalleeApp,
+                "the callee broke off its response",
+            ),
+            Self::CalleeError => (
+                "callee_error", "", S::BAD_GATEWAY, 13, CalleeApp,
+                "the callee answered with an error",
+            ),
+            Self::CallerCancelled => (
+                "caller_cancelled", "", S::BAD_REQUEST, 1, Caller,
+                "the caller went away",
+            ),
+            Self::LoopDetected => (
+                "loop_detected", "proxy_loop_detected", S::BAD_GATEWAY, 13, Mesh,
+                "the request is addressed to the proxy itself",
+            ),
+            Self::RequestIncomplete => (
+                "request_incomplete", "http_request_error", S::BAD_REQUEST, 3, Caller,
+                "the request's body broke off",
+            ),
+            Self::Internal => (
+                "internal", "proxy_internal_error", S::INTERNAL_SERVER_ERROR, 13, Mesh,
+                "a defect of the proxy; please report it",
+            ),
+        };
+        Said { name, error, status, grpc, domain, details }
+    }
+}
+
+impl Domain {
+    /// The word itself, as it stands in labels and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::CallerPolicy => "caller_policy",
+            Self::Network => "network",
+            Self::CalleePlatform => "callee_platform",
+            Self::CalleeApp => "callee_app",
+            Self::Injected => "injected",
+            Self::Mesh => "mesh",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_complete_and_in_order() {
+        assert!(REASONS.iter().enumerate().all(|(place, reason)| *reason as usize == place));
+        assert_eq!(REASONS.iter().map(|reason| reason.name()).collect::<HashSet<_>>().len(), REASONS.len());
+    }
+
+    #[test]
+    fn grpc_never_mistakes_a_limit_or_a_time_out_for_success() {
+        assert!(REASONS.iter().all(|reason| (1..=16).contains(&reason.grpc_status())));
+    }
+}
