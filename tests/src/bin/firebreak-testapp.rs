@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use clap::Parser;
 use firebreak_tests::app::{self, call, hold, serve, tcp};
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
@@ -16,6 +16,8 @@ enum Command {
     Call(call::Call),
     /// Hold a stream open until standard input ends
     Hold { kind: hold::Kind, authority: String },
+    /// Print the body of a page
+    Get { url: Uri },
     /// Exchange lines over TCP
     Talk(tcp::Talk),
     /// Tell the service in this pod how to behave, as JSON
@@ -37,6 +39,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Serve(ports) => serve::run(ports).await,
         Command::Call(call) => print(&call::run(call).await?),
         Command::Hold { kind, authority } => hold::run(kind, &authority).await,
+        Command::Get { url } => ask(Method::GET, url, String::new()).await,
         Command::Talk(talk) => print(&tcp::talk(talk).await?),
         Command::Behave { behaviour, port } => control(Method::POST, port, "behaviour", behaviour).await,
         Command::Record { port } => control(Method::GET, port, "record", String::new()).await,
@@ -50,7 +53,10 @@ fn print(report: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// Asks the service in this pod.
 async fn control(method: Method, port: u16, path: &str, body: String) -> anyhow::Result<()> {
-    let uri = format!("http://127.0.0.1:{port}/{path}");
+    ask(method, format!("http://127.0.0.1:{port}/{path}").parse()?, body).await
+}
+
+async fn ask(method: Method, uri: Uri, body: String) -> anyhow::Result<()> {
     let request = Request::builder().method(method).uri(uri).body(Full::new(Bytes::from(body)))?;
     let response = Client::builder(TokioExecutor::new()).build_http().request(request).await?;
     let status = response.status();
