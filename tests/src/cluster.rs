@@ -85,7 +85,7 @@ impl Namespace {
 
     /// Applies a file of `examples/`.
     pub fn apply_example(&self, file: &str) -> anyhow::Result<()> {
-        let path = install::root().join("examples").join(file);
+        let path = crate::root().join("examples").join(file);
         self.kubectl(&["apply", "--filename", &path.to_string_lossy()]).map(drop)
     }
 

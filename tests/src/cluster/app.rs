@@ -35,10 +35,15 @@ pub struct Held {
 impl<'a> App<'a> {
     /// Deploys it, with its Service, and waits until it is ready.
     pub fn deploy(namespace: &'a Namespace, name: &str) -> anyhow::Result<Self> {
-        let app = Self { namespace, name: name.to_owned() };
         namespace.apply(&manifest(name))?;
+        let app = Self::named(namespace, name);
         app.ready()?;
         Ok(app)
+    }
+
+    /// The one that is deployed under this name.
+    pub fn named(namespace: &'a Namespace, name: &str) -> Self {
+        Self { namespace, name: name.to_owned() }
     }
 
     /// Waits until its Deployment is as it should be.

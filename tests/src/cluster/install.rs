@@ -1,10 +1,9 @@
 //! Firebreak in the cluster: installed once for all tests, by the chart and as a user would.
 
-use std::path::{Path, PathBuf};
-
 use parking_lot::Mutex;
 
 use super::{kubectl, run};
+use crate::root;
 
 /// The namespace that the tests install into.
 pub const NAMESPACE: &str = "firebreak-system";
@@ -12,11 +11,6 @@ const RELEASE: &str = "firebreak";
 
 /// Whether the chart is installed; tests run one after another, so the lock is only about truth.
 static INSTALLED: Mutex<bool> = Mutex::new(false);
-
-/// The folder of the repository.
-pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// Installs the chart unless that was done.
 pub fn firebreak() -> anyhow::Result<()> {

@@ -1,1 +1,30 @@
-//! placeholder
+//! Firebreak on a real cluster: helm install, a label, a policy, and real requests between real pods.
+//!
+//! One file a promise. Tests run one after another (`--test-threads=1`), each in a namespace of its own that is gone when it
+//! ends; the chart is installed by the first that needs it. What callers saw, what the service saw and what the proxy
+//! counted are three accounts of the same requests, and the tests compare them.
+
+mod bulkhead;
+mod change;
+mod faults;
+mod install;
+mod outage;
+mod protocols;
+mod retries;
+mod wrong;
+
+use firebreak_tests::cluster::{Namespace, app::App, install as chart};
+
+/// A namespace with a caller, `web`, and a service, `service2`, both with the proxy beside them.
+fn shop() -> anyhow::Result<Namespace> {
+    chart::firebreak()?;
+    let shop = Namespace::enabled("shop")?;
+    App::deploy(&shop, "web")?;
+    App::deploy(&shop, "service2")?;
+    Ok(shop)
+}
+
+/// Waits until the config that the proxies read holds a policy or fault.
+fn in_force(shop: &Namespace, object: &str) -> anyhow::Result<()> {
+    shop.kubectl(&["wait", object, "--for=condition=Published", "--timeout=10s"]).map(drop)
+}
