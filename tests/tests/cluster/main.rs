@@ -13,7 +13,10 @@ mod protocols;
 mod retries;
 mod wrong;
 
-use firebreak_tests::cluster::{Namespace, app::App, install as chart};
+use firebreak_tests::{
+    cluster::{Namespace, app::App, install as chart},
+    wait,
+};
 
 /// A namespace with a caller, `web`, and a service, `service2`, both with the proxy beside them.
 fn shop() -> anyhow::Result<Namespace> {
@@ -24,7 +27,15 @@ fn shop() -> anyhow::Result<Namespace> {
     Ok(shop)
 }
 
-/// Waits until the config that the proxies read holds a policy or fault.
+/// Waits until the proxy of `web` has taken up a policy or fault as it is now.
 fn in_force(shop: &Namespace, object: &str) -> anyhow::Result<()> {
-    shop.kubectl(&["wait", object, "--for=condition=Published", "--timeout=10s"]).map(drop)
+    shop.kubectl(&["wait", object, "--for=condition=Published", "--timeout=10s"])?;
+    let metadata = shop.json(&["get", object])?["metadata"].clone();
+    let name = format!("{}/{}", shop.name, metadata["name"].as_str().unwrap_or_default());
+    let web = App::named(shop, "web");
+    wait::until("the proxy has taken it up", || {
+        let config = web.proxy_config()?["config"].take();
+        let mut entries = config["entries"].as_array().into_iter().flatten();
+        Ok(entries.any(|entry| entry["name"] == *name && entry["generation"] == metadata["generation"]))
+    })
 }
