@@ -56,8 +56,16 @@ pub use self::{
         derive = "PartialEq",
         printcolumn(name = "Target", type_ = "string", json_path = ".status.target"),
         printcolumn(name = "Protects", type_ = "string", json_path = ".status.protections"),
-        printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
-        printcolumn(name = "Published", type_ = "string", json_path = ".status.conditions[?(@.type=='Published')].status"),
+        printcolumn(
+            name = "Accepted",
+            type_ = "string",
+            json_path = ".status.conditions[?(@.type=='Accepted')].status"
+        ),
+        printcolumn(
+            name = "Published",
+            type_ = "string",
+            json_path = ".status.conditions[?(@.type=='Published')].status"
+        ),
         printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
         printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
         label("gateway.networking.k8s.io/policy", "Direct"),

@@ -75,7 +75,8 @@ impl Config {
 /// Sixteen hex digits that name a document or a part of it by its content.
 pub fn revision(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let (word, _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    format!("{:016x}", u64::from_be_bytes(*word))
 }
 
 impl Serialize for Config {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub redirected: Vec<(SocketAddr, Kind)>,
     /// How long requests under way may take to end when the proxy stops.
     pub grace: Duration,
+    /// Who takes the records of requests that failed. Nobody: they are written to standard output, a JSON line each.
+    pub records: Option<mpsc::Sender<access_log::Record>>,
 }
 
 /// Who a proxy is: what `from` selects by, and what it calls itself.
@@ -105,7 +107,7 @@ impl Proxy {
         let registry = Registry::new(count);
         let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels));
         let (phase, phases) = watch::channel(Phase::Serving);
-        let (log, records) = access_log::new(Arc::clone(&registry));
+        let (log, records) = access_log::new(Arc::clone(&registry), settings.records);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let common = Arc::new(Common {
             name: settings.identity.name.into(),
@@ -119,7 +121,7 @@ impl Proxy {
         let admin = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
         let (stop, stopped) = mpsc::channel(1);
         let state = Admin::new(&publisher, &registry, phase.clone(), settings.identity.addresses);
-        let control = move || control(listeners, state, records, stopped);
+        let control = move || control(listeners, &state, records, stopped);
         let mut threads = vec![thread::Builder::new().name("control".into()).spawn(control)?];
         for (id, commands) in receivers.into_iter().enumerate() {
             let common = Arc::clone(&common);
@@ -196,7 +198,10 @@ impl Proxy {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let ended = runtime.block_on(async { timeout(self.grace, self.common.connections.none()).await });
         if ended.is_err() {
-            tracing::warn!(open = self.common.connections.open(), "connections were cut at the end of the grace period");
+            tracing::warn!(
+                open = self.common.connections.open(),
+                "connections were cut at the end of the grace period"
+            );
         }
         self.tell(|| Command::Stop);
         drop((self.stop, self.common));
@@ -243,13 +248,15 @@ fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> 
 /// The control thread: admin port and log. Ends when the proxy is stopped.
 fn control(
     listeners: Vec<TcpListener>,
-    state: Admin,
-    records: mpsc::Receiver<access_log::Record>,
+    state: &Admin,
+    records: Option<mpsc::Receiver<access_log::Record>>,
     mut stopped: mpsc::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let run = async {
-        tokio::spawn(access_log::write(records));
+        if let Some(records) = records {
+            tokio::spawn(access_log::write(records));
+        }
         for listener in listeners {
             tokio::spawn(admin::serve(listener, state.clone()));
         }

@@ -34,6 +34,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))
             .collect(),
         grace: Duration::from_secs(args.grace_seconds),
+        records: None,
     };
     let proxy = Proxy::start(settings)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving; everything is forwarded until a config is there");
@@ -65,7 +66,8 @@ fn everywhere(port: u16) -> Vec<SocketAddr> {
 /// When it is not.
 pub fn ask(method: &str, path: &str) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN));
-    let mut stream = TcpStream::connect_timeout(&address, HOOK).context("the proxy does not answer on its admin port")?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, HOOK).context("the proxy does not answer on its admin port")?;
     stream.set_read_timeout(Some(HOOK))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();

@@ -18,13 +18,7 @@ use hashbrown::HashMap;
 use http::request::Parts;
 
 use crate::{
-    policy::{
-        budget::Budget,
-        bulkhead::Gate,
-        fault::FaultSet,
-        retry::Retries,
-        timeout::Clocks,
-    },
+    policy::{budget::Budget, bulkhead::Gate, fault::FaultSet, retry::Retries, timeout::Clocks},
     route::matcher::Matcher,
     telemetry::metrics::CalleeMetrics,
 };
@@ -91,10 +85,8 @@ pub struct Plan {
 }
 
 /// The plan where there is no policy: no clock, no retry.
-pub static TRANSPARENT: Plan = Plan {
-    clocks: Clocks { connect: None, attempt: None, request: None, idle: None },
-    retries: None,
-};
+pub static TRANSPARENT: Plan =
+    Plan { clocks: Clocks { connect: None, attempt: None, request: None, idle: None }, retries: None };
 
 impl Snapshot {
     /// The callee behind an address that a caller called.

@@ -28,4 +28,4 @@ pub const MAX_PENDING: u32 = 100;
 /// How long they may wait when `maxPendingTime` is left out.
 pub const MAX_PENDING_TIME: Duration = Duration::from_secs(1);
 /// Longest life of a fault.
-pub const FAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+pub const FAULT_MAX_DURATION: Duration = Duration::from_hours(24);

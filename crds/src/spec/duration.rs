@@ -59,7 +59,8 @@ impl FromStr for Duration {
             let (number, tail) = rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count());
             let (unit, tail) = tail.split_at(tail.bytes().take_while(u8::is_ascii_alphabetic).count());
             let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor).ok_or_else(invalid)?;
-            let number: u64 = if number.len() <= 5 { number.parse().map_err(|_| invalid())? } else { return Err(invalid()) };
+            let number: u64 =
+                if number.len() <= 5 { number.parse().map_err(|_| invalid())? } else { return Err(invalid()) };
             (rest, millis, parts) = (tail, millis + number * factor, parts + 1);
         }
         if (1..=4).contains(&parts) { Ok(Self::from_millis(millis)) } else { Err(invalid()) }

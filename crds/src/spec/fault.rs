@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Callers, Duration, HttpMatch, Percent, TargetRef};
 #[cfg(feature = "kube")]
 use super::schema;
+use super::{Callers, Duration, HttpMatch, Percent, TargetRef};
 
 /// Faults that the proxies of the callers inject, for a time that is set in advance.
 ///

@@ -14,7 +14,9 @@ const ONE: u32 = 10_000;
 
 /// A text or number that is not a share from 0 to 100.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a percentage: write an integer from 0 to 100, or a string with at most four decimals such as \"0.1\"")]
+#[error(
+    "`{0}` is not a percentage: write an integer from 0 to 100, or a string with at most four decimals such as \"0.1\""
+)]
 pub struct InvalidPercent(String);
 
 impl Percent {
@@ -39,7 +41,8 @@ impl FromStr for Percent {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidPercent(text.chars().take(32).collect());
-        let digits = |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        let digits =
+            |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
         let (whole, decimals) = text.split_once('.').map_or((text, None), |(whole, decimals)| (whole, Some(decimals)));
         if !digits(whole, 3) || decimals.is_some_and(|decimals| !digits(decimals, 4)) {
             return Err(invalid());
@@ -92,10 +95,14 @@ mod tests {
 
     #[test]
     fn integers_and_decimal_strings_and_nothing_else() {
-        for (json, parts) in [("20", 200_000), ("\"0.1\"", 1_000), ("\"99.9999\"", 999_999), ("0", 0), ("\"100\"", 1_000_000)] {
+        for (json, parts) in
+            [("20", 200_000), ("\"0.1\"", 1_000), ("\"99.9999\"", 999_999), ("0", 0), ("\"100\"", 1_000_000)]
+        {
             assert_eq!(serde_json::from_str::<Percent>(json).unwrap().parts_per_million(), parts, "{json}");
         }
-        for json in ["101", "-1", "0.1", "\"100.0001\"", "\"1.00001\"", "\"\"", "\".5\"", "\"5.\"", "\"5%\"", "null", "true"] {
+        for json in
+            ["101", "-1", "0.1", "\"100.0001\"", "\"1.00001\"", "\"\"", "\".5\"", "\"5.\"", "\"5%\"", "null", "true"]
+        {
             assert!(serde_json::from_str::<Percent>(json).is_err(), "{json}");
         }
     }

@@ -124,7 +124,11 @@ pub(crate) fn value_rules() -> Value {
 pub(crate) fn fault_spec_rules() -> Value {
     // Every field but `suspend`; an optional one may neither change nor come or go.
     let unchanged = ["targetRefs", "from", "match", "faults", "at", "duration", "seed"]
-        .map(|field| format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"))
+        .map(|field| {
+            format!(
+                "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+            )
+        })
         .join(" && ");
     rules([
         UNIQUE_TARGETS,
@@ -142,7 +146,10 @@ pub(crate) fn fault_spec_rules() -> Value {
 }
 
 pub(crate) fn fault_rules() -> Value {
-    rules([("has(self.delay) != has(self.abort)", "each entry of faults is either a delay or an abort: set one of them")])
+    rules([(
+        "has(self.delay) != has(self.abort)",
+        "each entry of faults is either a delay or an abort: set one of them",
+    )])
 }
 
 pub(crate) fn abort_rules() -> Value {

@@ -42,8 +42,12 @@ impl Found {
     fn route(&mut self, place: usize, route: &Route, policy: &TrafficPolicySpec) {
         let earlier = &policy.routes[..place];
         let everything = HttpMatch::default();
-        if let Some(hider) = earlier.iter().position(|earlier| earlier.matches == everything || earlier.matches == route.matches) {
-            let message = format!("is never reached: routes[{hider}] comes first and matches all that it matches; put the narrower route first");
+        if let Some(hider) =
+            earlier.iter().position(|earlier| earlier.matches == everything || earlier.matches == route.matches)
+        {
+            let message = format!(
+                "is never reached: routes[{hider}] comes first and matches all that it matches; put the narrower route first"
+            );
             self.add(format!("routes[{place}].match"), message);
         }
         let own = route.timeouts.clone().unwrap_or_default();
@@ -140,8 +144,14 @@ mod tests {
 
     #[test]
     fn tries_that_cannot_fit() {
-        assert_eq!(fields(json!({"timeouts": {"attempt": "1s", "request": "3s"}, "retries": {"maxRetries": 3}})), ["retries"]);
-        assert_eq!(fields(json!({"timeouts": {"attempt": "1s", "request": "3s"}, "retries": {"maxRetries": 2}})), [""; 0]);
+        assert_eq!(
+            fields(json!({"timeouts": {"attempt": "1s", "request": "3s"}, "retries": {"maxRetries": 3}})),
+            ["retries"]
+        );
+        assert_eq!(
+            fields(json!({"timeouts": {"attempt": "1s", "request": "3s"}, "retries": {"maxRetries": 2}})),
+            [""; 0]
+        );
         let inherited = json!({
             "timeouts": {"attempt": "1s", "request": "10s"},
             "retries": {"maxRetries": 3},
@@ -154,7 +164,11 @@ mod tests {
             ..TrafficPolicySpec::default()
         })[0]
             .message;
-        assert!(message.starts_with("5 tries of 300ms take up to 1s500ms, which never fits in request (1s): after 3 full tries"));
+        assert!(
+            message.starts_with(
+                "5 tries of 300ms take up to 1s500ms, which never fits in request (1s): after 3 full tries"
+            )
+        );
     }
 
     #[test]

@@ -55,7 +55,10 @@ fn a_broken_entry_costs_only_itself() {
     let decoded = decode(broken.as_bytes()).unwrap();
     assert_eq!(decoded.config.entries.len(), 1);
     let problem = decoded.problems[0].to_string();
-    assert!(problem.starts_with("TrafficPolicy shop/service2: timeouts.attempt: `300 ms` is not a duration"), "{problem}");
+    assert!(
+        problem.starts_with("TrafficPolicy shop/service2: timeouts.attempt: `300 ms` is not a duration"),
+        "{problem}"
+    );
 }
 
 #[test]

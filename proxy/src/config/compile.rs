@@ -159,7 +159,12 @@ impl State {
             self.budget = limits.map(|limits| Arc::new(Budget::new(limits, now)));
         }
         let routes = policy.routes.iter().map(|route| (Matcher::from(&route.matches), route_plan(policy, route)));
-        Policy::new(name, self.budget.clone(), plan(policy.timeouts.as_ref(), policy.retries.as_ref()), routes.collect())
+        Policy::new(
+            name,
+            self.budget.clone(),
+            plan(policy.timeouts.as_ref(), policy.retries.as_ref()),
+            routes.collect(),
+        )
     }
 }
 

@@ -3,12 +3,7 @@
 //! The kubelet replaces a volume's content by renaming a symlink, `..data`. The folder is watched, and a slow look every
 //! few seconds makes up for an event that was lost. A file that is gone changes nothing: the last good config stays.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use firebreak_crds::{marks, spec::Labels};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -101,7 +96,6 @@ fn log(report: &super::publish::Report) {
         tracing::warn!(field, "the config has something that this version does not know");
     }
 }
-
 
 /// Lines of `key="value"`, the value quoted as Go quotes strings.
 fn parse_labels(text: &str) -> Labels {

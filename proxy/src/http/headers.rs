@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn an_upgrade_and_te_trailers_go_through() {
-        let headers = prepared(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket"), ("te", "trailers")], true);
+        let headers =
+            prepared(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket"), ("te", "trailers")], true);
         assert_eq!(headers[header::CONNECTION], "upgrade");
         assert_eq!(headers[header::UPGRADE], "websocket");
         assert_eq!(headers[header::TE], "trailers");

@@ -8,14 +8,7 @@
 //!
 //! It is written out instead of being composed of layers: the order is the product, and a reader finds it here.
 
-use std::{
-    cell::Cell,
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, Version, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -32,12 +25,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    policy::{
-        bulkhead::Need,
-        fault::Abort,
-        retry::Brought,
-        timeout::End,
-    },
+    policy::{bulkhead::Need, fault::Abort, retry::Brought, timeout::End},
     snapshot::Plan,
     upstream::send::{Answer, Connection, Target},
     verdict::{AttemptOutcome, Reason},
@@ -45,6 +33,7 @@ use crate::{
 
 /// What a try brought instead of a failure.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "answers are the rule; a box would cost each of them an allocation")]
 pub enum Got {
     /// The callee's answer.
     Answer(Answer),
@@ -80,7 +69,15 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
         Ok(()) => {
             let (last_endpoint, last_connection) = (None, None);
             let activity = activity.as_ref();
-            let sending = Sending { call: &mut call, plan, head: &head, source: &source, activity, last_endpoint, last_connection };
+            let sending = Sending {
+                call: &mut call,
+                plan,
+                head: &head,
+                source: &source,
+                activity,
+                last_endpoint,
+                last_connection,
+            };
             sending.run().await
         }
     };
@@ -95,8 +92,8 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
 }
 
 fn take_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
-    let wanted = request.version() == Version::HTTP_11
-        && (request.method() == Method::CONNECT || is_upgrade(request.headers()));
+    let wanted =
+        request.version() == Version::HTTP_11 && (request.method() == Method::CONNECT || is_upgrade(request.headers()));
     wanted.then(|| hyper::upgrade::on(request))
 }
 
@@ -204,7 +201,11 @@ async fn within<T>(
         match timeout_at(next.at, work.as_mut()).await {
             Ok(result) => return result,
             // Bytes have moved since; the silence begins anew.
-            Err(_) if idle.as_ref().is_some_and(|(last, idle)| next.reason == Reason::IdleTimeout && last.get() + *idle > next.at) => {}
+            Err(_)
+                if idle
+                    .as_ref()
+                    .is_some_and(|(last, idle)| next.reason == Reason::IdleTimeout && last.get() + *idle > next.at) => {
+            }
             Err(_) => return Err(next.reason),
         }
     }

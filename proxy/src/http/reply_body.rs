@@ -94,8 +94,11 @@ impl Tail {
     fn poll_clocks(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         loop {
             let request = self.call.request_end.map(|at| End { at, reason: Reason::RequestTimeout });
-            let silent = self.idle.as_ref().map(|(last, idle)| End { at: last.get() + *idle, reason: Reason::IdleTimeout });
-            let Some(end) = [request, silent].into_iter().flatten().min_by_key(|end| end.at) else { return Poll::Pending };
+            let silent =
+                self.idle.as_ref().map(|(last, idle)| End { at: last.get() + *idle, reason: Reason::IdleTimeout });
+            let Some(end) = [request, silent].into_iter().flatten().min_by_key(|end| end.at) else {
+                return Poll::Pending;
+            };
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end.at)));
             if sleep.deadline() != end.at {
                 sleep.as_mut().reset(end.at);
@@ -146,33 +149,33 @@ impl ReplyBody {
                 self.tail.take().into_iter().for_each(Tail::finish);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(self.cut(Reason::ResponseIncomplete).map(Err)),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.cut(Reason::ResponseIncomplete)))),
             Poll::Pending => match self.tail.as_mut().map(|tail| tail.poll_clocks(cx)) {
-                Some(Poll::Ready(reason)) => Poll::Ready(self.end(reason)),
+                Some(Poll::Ready(reason)) => Poll::Ready(Some(self.end(reason))),
                 _ => Poll::Pending,
             },
         }
     }
 
     /// Ends a response whose clock ran out: a gRPC call with a status in its trailers, anything else by a cut.
-    fn end(&mut self, reason: Reason) -> Option<Result<Frame<Bytes>, Broken>> {
+    fn end(&mut self, reason: Reason) -> Result<Frame<Bytes>, Broken> {
         let is_grpc = self.tail.as_ref().is_some_and(|tail| tail.call.grpc);
         let broken = self.cut(reason);
         if !is_grpc {
-            return broken.map(Err);
+            return Err(broken);
         }
         let mut trailers = HeaderMap::new();
         trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
         trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
-        Some(Ok(Frame::trailers(trailers)))
+        Ok(Frame::trailers(trailers))
     }
 
-    fn cut(&mut self, reason: Reason) -> Option<Broken> {
+    fn cut(&mut self, reason: Reason) -> Broken {
         if let Some(mut tail) = self.tail.take() {
             tail.call.failed(reason);
         }
         self.kind = Kind::Empty;
-        Some(Broken(reason))
+        Broken(reason)
     }
 }
 

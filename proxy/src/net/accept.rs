@@ -23,13 +23,13 @@ use super::{
 };
 use crate::{
     http::serve::{self, Link},
+    policy::bulkhead::Need,
     snapshot::Callee,
     telemetry::metrics::Direction,
     upstream::{
         pool::Key,
         send::{handshake_h1, handshake_h2},
     },
-    policy::bulkhead::Need,
     verdict::{Fate, Reason},
     worker::Worker,
 };
@@ -63,7 +63,8 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
         return reset(&stream);
     }
     let _ = stream.set_nodelay(true);
-    let forwarded_for = (kind == Kind::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
+    let forwarded_for =
+        (kind == Kind::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
     let link = Link {
         worker: Rc::clone(worker),
         direction,

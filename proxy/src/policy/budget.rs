@@ -57,7 +57,10 @@ struct Counter(AtomicU64);
 impl From<&spec::Budget> for Limits {
     fn from(budget: &spec::Budget) -> Self {
         Self {
-            parts_per_million: budget.percent.unwrap_or(spec::Percent::whole(defaults::BUDGET_PERCENT)).parts_per_million(),
+            parts_per_million: budget
+                .percent
+                .unwrap_or(spec::Percent::whole(defaults::BUDGET_PERCENT))
+                .parts_per_million(),
             min_per_second: budget.min_per_second.unwrap_or(defaults::BUDGET_MIN_PER_SECOND),
             window: budget.window.map_or(defaults::BUDGET_WINDOW, spec::Duration::get),
         }

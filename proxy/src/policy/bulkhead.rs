@@ -121,8 +121,12 @@ pub struct Usage {
 
 impl Limits {
     /// No limits at all.
-    pub const NONE: Self =
-        Self { max_connections: u32::MAX, max_requests: u32::MAX, max_pending: u32::MAX, max_pending_time: Duration::MAX };
+    pub const NONE: Self = Self {
+        max_connections: u32::MAX,
+        max_requests: u32::MAX,
+        max_pending: u32::MAX,
+        max_pending_time: Duration::MAX,
+    };
 }
 
 impl From<&spec::Bulkhead> for Limits {
@@ -229,7 +233,11 @@ impl Gate {
         };
         drop(queued);
         // Out of the queue now; an admission that crossed the time-out is still ours.
-        outcome.or_else(|| admitted.try_recv().ok()).ok_or(if until == patience { Refused::TimedOut } else { Refused::Deadline })
+        outcome.or_else(|| admitted.try_recv().ok()).ok_or(if until == patience {
+            Refused::TimedOut
+        } else {
+            Refused::Deadline
+        })
     }
 
     /// Admits from the front of the queue while there is room. Returns permits whose waiters had gone.

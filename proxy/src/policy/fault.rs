@@ -71,7 +71,11 @@ impl FaultSet {
         });
         let aborts = list().filter_map(|(fault, place)| {
             let abort = fault.abort.as_ref()?;
-            Some(Drawn { place, parts_per_million: abort.percent.parts_per_million(), what: Abort::try_from(abort).ok()? })
+            Some(Drawn {
+                place,
+                parts_per_million: abort.percent.parts_per_million(),
+                what: Abort::try_from(abort).ok()?,
+            })
         });
         Self {
             name: name.into(),
@@ -104,7 +108,8 @@ impl FaultSet {
     /// What hits try number `attempt` (from 1) of the request with this id.
     pub fn draw(&self, id: u64, attempt: u32) -> Hit {
         let hit = |place, odds| chance(self.seed, place, id, attempt) < odds;
-        let delay = self.delays.iter().filter(|fault| hit(fault.place, fault.parts_per_million)).map(|fault| fault.what);
+        let delay =
+            self.delays.iter().filter(|fault| hit(fault.place, fault.parts_per_million)).map(|fault| fault.what);
         let abort = self.aborts.iter().find(|fault| hit(fault.place, fault.parts_per_million));
         Hit { delay: delay.reduce(|total, delay| total + delay), abort: abort.map(|fault| fault.what) }
     }

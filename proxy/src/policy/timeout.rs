@@ -73,8 +73,7 @@ mod tests {
     fn the_nearest_clock_gives_the_reason() {
         let now = Instant::now();
         let ms = Duration::from_millis;
-        let clocks =
-            Clocks { connect: Some(ms(200)), attempt: Some(ms(300)), request: Some(ms(1_000)), idle: None };
+        let clocks = Clocks { connect: Some(ms(200)), attempt: Some(ms(300)), request: Some(ms(1_000)), idle: None };
         let request_end = clocks.request_end(now);
         assert_eq!(clocks.attempt_end(now, request_end).unwrap().reason, Reason::AttemptTimeout);
         assert_eq!(clocks.attempt_end(now + ms(900), request_end).unwrap().reason, Reason::RequestTimeout);

@@ -24,8 +24,11 @@ enum Text {
 impl From<&HttpMatch> for Matcher {
     fn from(written: &HttpMatch) -> Self {
         let methods: Vec<_> = written.methods.iter().map(|method| Method::from_bytes(method.as_bytes()).ok()).collect();
-        let headers: Vec<_> =
-            written.headers.iter().map(|(name, value)| Some((name.parse().ok()?, Text::try_from(value).ok()?))).collect();
+        let headers: Vec<_> = written
+            .headers
+            .iter()
+            .map(|(name, value)| Some((name.parse().ok()?, Text::try_from(value).ok()?)))
+            .collect();
         Self {
             impossible: methods.contains(&None) || headers.contains(&None),
             path: written.path.as_ref().map(Text::from),
@@ -41,9 +44,10 @@ impl Matcher {
         !self.impossible
             && (self.methods.is_empty() || self.methods.contains(&request.method))
             && self.path.as_ref().is_none_or(|path| path.matches(request.uri.path().as_bytes()))
-            && self.headers.iter().all(|(name, text)| {
-                request.headers.get_all(name).iter().any(|value| text.matches(value.as_bytes()))
-            })
+            && self
+                .headers
+                .iter()
+                .all(|(name, text)| request.headers.get_all(name).iter().any(|value| text.matches(value.as_bytes())))
     }
 }
 

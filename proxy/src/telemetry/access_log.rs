@@ -70,9 +70,15 @@ pub struct Log {
     registry: Arc<Registry>,
 }
 
-/// A queue for records, and the end from which they are written.
-pub fn new(registry: Arc<Registry>) -> (Log, Receiver<Record>) {
-    let (queue, records) = channel(QUEUE);
+/// Where workers put their records, and the end from which they are to be written, unless somebody else takes them.
+pub fn new(registry: Arc<Registry>, taker: Option<Sender<Record>>) -> (Log, Option<Receiver<Record>>) {
+    let (queue, records) = taker.map_or_else(
+        || {
+            let (queue, records) = channel(QUEUE);
+            (queue, Some(records))
+        },
+        |queue| (queue, None),
+    );
     (Log { queue, registry }, records)
 }
 

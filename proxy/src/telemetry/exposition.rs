@@ -105,8 +105,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
 }
 
 fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
-    let mut metric =
-        encoder.encode_descriptor("attempts", "Tries, by what each brought", None, MetricType::Counter)?;
+    let mut metric = encoder.encode_descriptor("attempts", "Tries, by what each brought", None, MetricType::Counter)?;
     for callee in callees {
         for outcome in ATTEMPT_OUTCOMES {
             count(&mut metric, &labels(callee, &[("outcome", outcome.name())]), callee.attempts(outcome))?;
@@ -181,7 +180,11 @@ impl Exposed {
         for (name, help, value) in [
             ("config_applied", "Configs put in force", applied),
             ("config_refused", "Configs of which nothing could be used; the last good one stays", refused),
-            ("log_lines_dropped", "Log lines dropped because the log could not keep up", self.0.log_dropped.load(Relaxed)),
+            (
+                "log_lines_dropped",
+                "Log lines dropped because the log could not keep up",
+                self.0.log_dropped.load(Relaxed),
+            ),
         ] {
             let metric = &mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;

@@ -4,14 +4,7 @@
 //! was written; after that only for an idempotent request, on a connection that had been used before, while no byte of a
 //! response has come (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
 
-use std::{
-    cell::Cell,
-    error::Error as _,
-    future::poll_fn,
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-};
+use std::{cell::Cell, error::Error as _, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc};
 
 use http::{Request, Response, Version, request::Parts};
 use hyper::{
@@ -141,7 +134,8 @@ impl Target<'_> {
                         let any = self.worker.pool.any_shared(self.key());
                         return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
                     };
-                    let (stream, opened) = connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
+                    let (stream, opened) =
+                        connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
                     let sender = handshake_h2(stream, opened, permit).await?;
                     return Ok((opening.fulfil(sender), false));
                 }
@@ -224,11 +218,7 @@ pub async fn handshake_h1(stream: TcpStream, opened: Opened) -> Result<http1::Se
 ///
 /// # Errors
 /// When the stream is already broken.
-pub async fn handshake_h2(
-    stream: TcpStream,
-    opened: Opened,
-    permit: Permit,
-) -> Result<Multiplexed, Reason> {
+pub async fn handshake_h2(stream: TcpStream, opened: Opened, permit: Permit) -> Result<Multiplexed, Reason> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())

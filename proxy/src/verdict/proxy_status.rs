@@ -114,6 +114,8 @@ mod tests {
         member.append_to(&mut headers);
         let members: Vec<_> = headers.get_all(PROXY_STATUS).iter().collect();
         assert_eq!(members.len(), 2);
-        assert!(members[1].to_str().unwrap().starts_with("\"web\"; received-status=500; firebreak-reason=callee_error"));
+        assert!(
+            members[1].to_str().unwrap().starts_with("\"web\"; received-status=500; firebreak-reason=callee_error")
+        );
     }
 }

@@ -67,7 +67,8 @@ async fn state_survives_changes_that_do_not_concern_it() {
     let mut carried = carried();
     let now = Instant::now();
     let with = |body: &str| config(&[service(r#""shop/p""#, ""), policy("shop/p", body)].join(","));
-    let before = callee(&carried.compile(&with(r#"{"retries":{},"bulkhead":{"maxRequests":1}}"#), "1", &Labels::new(), now));
+    let before =
+        callee(&carried.compile(&with(r#"{"retries":{},"bulkhead":{"maxRequests":1}}"#), "1", &Labels::new(), now));
     let held = before.gate.try_acquire(Need::Stream).unwrap();
     let after = callee(&carried.compile(
         &with(r#"{"retries":{"maxRetries":5},"bulkhead":{"maxRequests":2},"timeouts":{"idle":"1s"}}"#),
@@ -99,7 +100,8 @@ async fn a_fault_keeps_its_clock_through_config_changes() {
 
 #[tokio::test]
 async fn break_glass_leaves_no_policy_and_no_fault() {
-    let mut config = config(&[service(r#""shop/p""#, ""), policy("shop/p", r#"{"bulkhead":{"maxRequests":1}}"#)].join(","));
+    let mut config =
+        config(&[service(r#""shop/p""#, ""), policy("shop/p", r#"{"bulkhead":{"maxRequests":1}}"#)].join(","));
     config.transparent = true;
     let snapshot = carried().compile(&config, "r", &Labels::new(), Instant::now());
     assert!(snapshot.transparent);

@@ -20,7 +20,11 @@ pub enum Room {
 impl Gate {
     /// Counts a socket that is about to be opened, if the limit leaves room.
     pub fn open(self: &Arc<Self>) -> Room {
-        if take(&self.sockets, &self.max_connections) { Room::Yes(Opened(Arc::clone(self))) } else { Room::AfterClosingIdle }
+        if take(&self.sockets, &self.max_connections) {
+            Room::Yes(Opened(Arc::clone(self)))
+        } else {
+            Room::AfterClosingIdle
+        }
     }
 
     /// Resolves when a socket has been closed since the call. Call it before [`open`](Self::open), await it after.

@@ -43,7 +43,10 @@ fn tries_of_one_request_are_drawn_apart() {
 fn the_draw_never_changes() {
     // FNV's own test vector.
     assert_eq!(id_hash(b"foobar"), 0x8594_4171_f739_67e8);
-    assert_eq!([chance(0, 0, 0, 1), chance(42, 1, 7, 2), chance(u64::MAX, 7, u64::MAX, 10)], [258_265, 497_697, 743_234]);
+    assert_eq!(
+        [chance(0, 0, 0, 1), chance(42, 1, 7, 2), chance(u64::MAX, 7, u64::MAX, 10)],
+        [258_265, 497_697, 743_234]
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,88 @@
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+
+use super::support::{Callee, Mesh, Seen, counts};
+
+#[tokio::test]
+async fn the_talks_second_example() {
+    let hanging = Callee::hanging().await;
+    let policy = json!({"bulkhead": {"maxConnections": 100, "maxPending": 100, "maxPendingTime": "1m"}});
+    let mesh = Arc::new(Mesh::new(&[hanging.address], policy));
+    let under_way: Vec<_> = (0..200)
+        .map(|_| {
+            let mesh = Arc::clone(&mesh);
+            tokio::spawn(async move { mesh.get("/").await })
+        })
+        .collect();
+    wait_for(&mesh, "resource=\"pending\"} 100").await;
+    let seen: Seen = mesh.get("/").await;
+    assert_eq!(seen.status, 503);
+    assert!(seen.has_reason("bulkhead_full") && seen.headers.contains_key("retry-after"), "{}", seen.verdict());
+    assert!(seen.took < Duration::from_millis(500), "at once: {:?}", seen.took);
+    assert_eq!((hanging.requests(), hanging.connections()), (100, 100), "no more than 100 ever got through");
+    under_way.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(mesh.fates(201).await, counts(&[("cancelled", 200), ("refused_by_bulkhead", 1)]));
+    wait_for(&mesh, "resource=\"requests\"} 0").await;
+    wait_for(&mesh, "resource=\"connections\"} 0").await;
+}
+
+#[tokio::test]
+async fn who_waits_too_long_is_told() {
+    let hanging = Callee::hanging().await;
+    let mesh =
+        Arc::new(Mesh::new(&[hanging.address], json!({"bulkhead": {"maxRequests": 1, "maxPendingTime": "100ms"}})));
+    let first = tokio::spawn({
+        let mesh = Arc::clone(&mesh);
+        async move { mesh.get("/").await }
+    });
+    wait_for(&mesh, "resource=\"requests\"} 1").await;
+    let seen = mesh.get("/").await;
+    assert!(seen.has_reason("bulkhead_timeout"), "{}", seen.verdict());
+    assert!(seen.took >= Duration::from_millis(100));
+    first.abort();
+}
+
+#[tokio::test]
+async fn waiting_does_not_run_the_attempts_clock() {
+    let callee = Callee::start(|_, _| async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        http::Response::new(super::support::Body::from("ok"))
+    })
+    .await;
+    let policy = json!({"bulkhead": {"maxRequests": 1, "maxPendingTime": "5s"}, "timeouts": {"attempt": "250ms"}});
+    let mesh = Arc::new(Mesh::new(&[callee.address], policy));
+    let all: Vec<_> = (0..5)
+        .map(|_| {
+            let mesh = Arc::clone(&mesh);
+            tokio::spawn(async move { mesh.get("/").await.status })
+        })
+        .collect();
+    for answered in all {
+        assert_eq!(answered.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_to_one_endpoint_make_room_for_another() {
+    let (a, b) = (Callee::answering(&[200]).await, Callee::answering(&[200]).await);
+    let mesh = Mesh::new(&[a.address, b.address], json!({"bulkhead": {"maxConnections": 1}}));
+    for _ in 0..6 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+    assert_eq!((a.requests(), b.requests()), (3, 3));
+    wait_for(&mesh, "resource=\"connections\"} 1").await;
+}
+
+async fn wait_for(mesh: &Mesh, line: &str) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !mesh
+        .metrics()
+        .await
+        .lines()
+        .any(|found| found.starts_with("firebreak_bulkhead_in_use{") && found.ends_with(line))
+    {
+        assert!(tokio::time::Instant::now() < deadline, "{line}:\n{}", mesh.metrics().await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use http::{Request, Response};
+use serde_json::json;
+use tokio::{net::TcpStream, time::sleep};
+
+use super::support::{Body, Callee, Mesh, call, connect_h1, counts, free_address};
+
+#[tokio::test]
+async fn requests_under_way_end_before_the_proxy_does() {
+    let callee = Callee::start(|_, _| async {
+        sleep(Duration::from_millis(300)).await;
+        Response::new(Body::from("done"))
+    })
+    .await;
+    let mesh = Mesh::new(&[callee.address], json!({}));
+    let mut sender = connect_h1(mesh.address).await;
+    let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+    let under_way = tokio::spawn(async move { sender.send_request(request).await.unwrap().status() });
+    while callee.requests() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let address = mesh.address;
+    let stopped = tokio::task::spawn_blocking(move || mesh.proxy.shutdown().unwrap());
+    assert_eq!(under_way.await.unwrap(), 200);
+    stopped.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "nothing listens any more");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_is_in_the_books() {
+    let callee = Callee::hanging().await;
+    let mesh = Mesh::new(&[callee.address], json!({"bulkhead": {"maxRequests": 1}}));
+    let mut sender = connect_h1(mesh.address).await;
+    let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+    let under_way = tokio::spawn(async move { drop(sender.send_request(request).await) });
+    while callee.requests() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    under_way.abort();
+    assert_eq!(mesh.fates(1).await, counts(&[("cancelled", 1)]));
+    assert_eq!(mesh.reasons(1).await, counts(&[("caller_cancelled", 1)]));
+}
+
+#[tokio::test]
+async fn a_service_that_comes_and_goes() {
+    let callee = Callee::answering(&[200]).await;
+    let mut mesh = Mesh::new(&[callee.address], json!({}));
+    let other = free_address();
+    let endpoints = json!([{"address": callee.address}]);
+    let entry = json!({"kind": "Service", "name": "shop/other", "body": {"ports": [
+        {"port": 81, "protocol": "Http", "listen": [other], "endpoints": endpoints}]}});
+    mesh.change(|config| config["entries"].as_array_mut().unwrap().push(entry));
+    let request = || Request::get("/").header("host", "other").body(Body::default()).unwrap();
+    assert_eq!(call(other, request()).await.unwrap().status, 200);
+    mesh.change(|config| drop(config["entries"].as_array_mut().unwrap().pop()));
+    while TcpStream::connect(other).await.is_ok() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(mesh.get("/").await.status, 200, "its neighbour does not notice");
+}
+
+#[tokio::test]
+async fn without_endpoints_the_reason_is_that() {
+    let mesh = Mesh::new(&[], json!({}));
+    let seen = mesh.get("/").await;
+    assert_eq!(seen.status, 503);
+    assert!(seen.has_reason("no_endpoints"), "{}", seen.verdict());
+}
+
+#[tokio::test]
+async fn a_config_swapped_under_load_costs_no_request() {
+    let callee = Callee::answering(&[200]).await;
+    let mut mesh = Mesh::new(&[callee.address], json!({"timeouts": {"request": "5s"}}));
+    let address = mesh.address;
+    let load: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut sender = connect_h1(address).await;
+                for _ in 0..200 {
+                    let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+                    let response = sender.send_request(request).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    drop(http_body_util::BodyExt::collect(response.into_body()).await.unwrap());
+                }
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        mesh.change(|config| {
+            config["entries"][1]["body"]["timeouts"]["attempt"] = json!(format!("{}ms", 1_000 + round))
+        });
+        tokio::task::yield_now().await;
+    }
+    for caller in load {
+        caller.await.unwrap();
+    }
+    assert_eq!(mesh.fates(1_600).await, counts(&[("succeeded", 1_600)]));
+}

@@ -1,0 +1,140 @@
+use bytes::Bytes;
+use http::{Method, Request};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::support::{Body, Callee, Mesh, call, counts, free_address};
+
+#[tokio::test]
+async fn a_failed_try_is_repeated_and_counted() {
+    let callee = Callee::answering(&[503, 503, 200]).await;
+    let mesh = Mesh::new(&[callee.address], json!({"retries": {"maxRetries": 3, "conditions": ["5xx"]}}));
+    let seen = mesh.get("/").await;
+    assert_eq!((seen.status.as_u16(), &seen.body[..]), (200, &b"answer 3"[..]));
+    assert_eq!(mesh.fates(1).await, counts(&[("succeeded_after_retry", 1)]));
+    assert_eq!(mesh.attempts(3).await, counts(&[("answered", 1), ("error", 2)]));
+}
+
+#[tokio::test]
+async fn when_no_try_is_left_the_last_answer_is_passed_on_with_its_history() {
+    let callee = Callee::answering(&[503]).await;
+    let mesh = Mesh::new(&[callee.address], json!({"retries": {"maxRetries": 2, "conditions": ["5xx"]}}));
+    let seen = mesh.get("/").await;
+    assert_eq!((seen.status.as_u16(), callee.requests()), (503, 3));
+    assert!(seen.has_reason("callee_error"), "{}", seen.verdict());
+    assert!(seen.verdict().contains("received-status=503") && seen.verdict().contains("firebreak-attempts=3"));
+    assert_eq!(mesh.fates(1).await, counts(&[("failed", 1)]));
+}
+
+#[tokio::test]
+async fn the_budget_bounds_what_retries_add() {
+    let callee = Callee::answering(&[503]).await;
+    let budget = json!({"percent": 20, "minPerSecond": 0, "window": "10s"});
+    let policy = json!({"retries": {"maxRetries": 3, "conditions": ["5xx"], "budget": budget}});
+    let mesh = Mesh::new(&[callee.address], policy);
+    for _ in 0..100 {
+        assert_eq!(mesh.get("/").await.status, 503, "the callee's own answer, not an error of the proxy's");
+    }
+    assert_eq!(callee.requests(), 120);
+    assert_eq!(mesh.fates(100).await, counts(&[("failed", 100)]));
+    assert!(mesh.metrics().await.contains("firebreak_retries_refused_total{"));
+}
+
+#[tokio::test]
+async fn a_post_is_sent_once_unless_the_policy_says_otherwise() {
+    for (methods, expected) in [("Safe", 1), ("All", 2)] {
+        let callee = Callee::answering(&[503, 200]).await;
+        let policy = json!({"retries": {"conditions": ["5xx"], "methods": methods}});
+        let mesh = Mesh::new(&[callee.address], policy);
+        mesh.send(Request::post("/")).await;
+        assert_eq!(callee.requests(), expected, "{methods}");
+    }
+}
+
+/// A callee that echoes the body at the second try.
+async fn second_try_echoes() -> Callee {
+    Callee::start(|number, request| async move {
+        let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+        let status = if number == 1 { 503 } else { 200 };
+        http::Response::builder().status(status).body(Body::from(body)).unwrap()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_body_up_to_64_kib_is_sent_again_and_a_larger_one_is_not() {
+    for (size, status, tries) in [(0, 200, 2), (64 * 1024, 200, 2), (64 * 1024 + 1, 503, 1)] {
+        let callee = second_try_echoes().await;
+        let mesh = Mesh::new(&[callee.address], json!({"retries": {"conditions": ["5xx"], "methods": "All"}}));
+        let body = Bytes::from((0..size).map(|place| (place % 251) as u8).collect::<Vec<u8>>());
+        let request = Request::put("/").header("host", "callee").body(Body::from(body.clone())).unwrap();
+        let seen = call(mesh.address, request).await.unwrap();
+        assert_eq!((seen.status.as_u16(), callee.requests()), (status, tries), "{size} bytes");
+        assert_eq!(seen.body, body, "{size} bytes arrive whole");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_another_endpoint() {
+    let (bad, good) = (Callee::answering(&[503]).await, Callee::answering(&[200]).await);
+    let mesh = Mesh::new(&[bad.address, good.address], json!({"retries": {"maxRetries": 1, "conditions": ["5xx"]}}));
+    for _ in 0..10 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_named_and_retried_for_any_method() {
+    let (nobody, good) = (free_address(), Callee::answering(&[200]).await);
+    let mesh = Mesh::new(&[nobody, good.address], json!({"retries": {"conditions": ["connect-failure"]}}));
+    for _ in 0..4 {
+        assert_eq!(mesh.send(Request::post("/")).await.status, 200);
+    }
+    let alone = Mesh::new(&[nobody], json!({"timeouts": {"connect": "1s"}}));
+    let seen = alone.get("/").await;
+    assert_eq!(seen.status, 502);
+    assert!(seen.has_reason("connection_refused"), "{}", seen.verdict());
+    assert!(seen.verdict().starts_with("\"caller-pod\"; error=connection_refused;"));
+    assert_eq!(alone.fates(1).await, counts(&[("unreachable", 1)]));
+}
+
+/// A callee that answers one request on each connection and closes it when the next has arrived: what a keep-alive race
+/// looks like. With `read_first`, it has read the second request by then.
+async fn closes_under_the_second_request() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                let _ = stream.read(&mut buffer).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _ = stream.read(&mut buffer).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_dead_pooled_connection_is_replaced_for_free() {
+    let address = closes_under_the_second_request().await;
+    let mesh = Mesh::new(&[address], json!({"timeouts": {"connect": "1s"}}));
+    for _ in 0..5 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+    assert_eq!(mesh.fates(5).await, counts(&[("succeeded", 5)]), "a replacement is not a retry");
+    assert_eq!(mesh.attempts(5).await, counts(&[("answered", 5)]));
+}
+
+#[tokio::test]
+async fn a_post_on_a_connection_that_dies_is_not_sent_twice() {
+    let address = closes_under_the_second_request().await;
+    let mesh = Mesh::new(&[address], json!({"timeouts": {"connect": "1s"}}));
+    assert_eq!(mesh.get("/").await.status, 200);
+    let request =
+        Request::builder().method(Method::POST).uri("/").header("host", "callee").body(Body::from("pay")).unwrap();
+    let seen = call(mesh.address, request).await.unwrap();
+    assert_eq!(seen.status, 502);
+    assert!(seen.has_reason("connection_reset"), "{}", seen.verdict());
+}

@@ -1,0 +1,248 @@
+//! A proxy, a callee that does what a test says, and a caller.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use firebreak_proxy::{Identity, Proxy, Settings};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+
+pub type Body = Full<Bytes>;
+
+/// A callee on loopback.
+pub struct Callee {
+    pub address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A proxy in local mode in front of one Service, `shop/callee`, port 80.
+pub struct Mesh {
+    pub proxy: Proxy,
+    pub address: SocketAddr,
+    config: Value,
+}
+
+/// What a caller saw.
+#[derive(Debug)]
+pub struct Seen {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+    pub took: Duration,
+}
+
+impl Callee {
+    /// A callee that answers with `handler(number of the request, request)`, numbers from 1.
+    pub async fn start<H, F>(handler: H) -> Self
+    where
+        H: Fn(usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let callee = Self { address, requests: Arc::clone(&requests), connections: Arc::clone(&connections) };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, SeqCst);
+                let (handler, requests) = (handler.clone(), Arc::clone(&requests));
+                let service = service_fn(move |request| {
+                    let answer = handler(requests.fetch_add(1, SeqCst) + 1, request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                tokio::spawn(async move {
+                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        callee
+    }
+
+    /// A callee that answers with these statuses in turn, and with the last for ever.
+    pub async fn answering(statuses: &'static [u16]) -> Self {
+        Self::start(move |number, _| async move {
+            let status = statuses[(number - 1).min(statuses.len() - 1)];
+            Response::builder().status(status).body(Body::from(format!("answer {number}"))).unwrap()
+        })
+        .await
+    }
+
+    /// A callee that takes requests and never answers.
+    pub async fn hanging() -> Self {
+        Self::start(|_, _| std::future::pending()).await
+    }
+
+    pub fn requests(&self) -> usize {
+        self.requests.load(SeqCst)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(SeqCst)
+    }
+}
+
+impl Mesh {
+    /// A proxy with one policy in front of these endpoints.
+    pub fn new(endpoints: &[SocketAddr], policy: Value) -> Self {
+        Self::with(endpoints, json!({"protocol": "Http"}), &[("TrafficPolicy", policy)])
+    }
+
+    /// A proxy with any entries; `port` is merged into the Service's port.
+    pub fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+        let address = free_address();
+        let endpoints: Vec<_> = endpoints.iter().map(|address| json!({"address": address})).collect();
+        let mut service = json!({"port": 80, "listen": [address], "endpoints": endpoints,
+            "policies": ["shop/test"], "faults": ["shop/test"]});
+        service.as_object_mut().unwrap().extend(port.as_object().unwrap().clone());
+        let mut list = vec![json!({"kind": "Service", "name": "shop/callee", "body": {"ports": [service]}})];
+        list.extend(entries.iter().map(|(kind, body)| json!({"kind": kind, "name": "shop/test", "body": body})));
+        let settings = Settings {
+            workers: 1,
+            identity: Identity { name: "caller-pod".into(), ..Identity::default() },
+            admin: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            redirected: Vec::new(),
+            grace: Duration::from_secs(5),
+            records: None,
+        };
+        let mesh = Self {
+            proxy: Proxy::start(settings).unwrap(),
+            address,
+            config: json!({"format": 1, "namespace": "shop", "entries": list}),
+        };
+        mesh.publish();
+        mesh
+    }
+
+    /// Changes the config as `change` says and puts it in force.
+    pub fn change(&mut self, change: impl FnOnce(&mut Value)) {
+        change(&mut self.config);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let (report, listeners) = self.proxy.publish(self.config.to_string().as_bytes());
+        assert_eq!((report.refused, report.problems, report.ignored), (None, vec![], vec![]));
+        assert!(listeners.iter().all(|listener| listener.error.is_none()), "{listeners:?}");
+    }
+
+    /// One GET over a connection of its own.
+    pub async fn get(&self, path: &str) -> Seen {
+        self.send(Request::get(path)).await
+    }
+
+    /// One request without a body over a connection of its own.
+    pub async fn send(&self, request: http::request::Builder) -> Seen {
+        let request = request.header("host", "callee").body(Body::default()).unwrap();
+        call(self.address, request).await.unwrap()
+    }
+
+    /// Requests by fate, once there are `total`: the books are closed a moment after the caller has its answer.
+    pub async fn fates(&self, total: u64) -> BTreeMap<String, u64> {
+        self.counts("firebreak_requests_total", "fate", total).await
+    }
+
+    /// Tries by outcome.
+    pub async fn attempts(&self, total: u64) -> BTreeMap<String, u64> {
+        self.counts("firebreak_attempts_total", "outcome", total).await
+    }
+
+    /// Failures by reason.
+    pub async fn reasons(&self, total: u64) -> BTreeMap<String, u64> {
+        self.counts("firebreak_failures_total", "reason", total).await
+    }
+
+    async fn counts(&self, metric: &str, label: &str, total: u64) -> BTreeMap<String, u64> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut counts = BTreeMap::new();
+            for line in self.metrics().await.lines().filter(|line| line.starts_with(&format!("{metric}{{"))) {
+                let value = line.split(&format!("{label}=\"")).nth(1).unwrap().split('"').next().unwrap();
+                *counts.entry(value.to_owned()).or_default() +=
+                    line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+            }
+            if counts.values().sum::<u64>() == total {
+                return counts;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{metric}: {counts:?} instead of {total}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub async fn metrics(&self) -> String {
+        let request = Request::get("/metrics").header("host", "admin").body(Body::default()).unwrap();
+        let seen = call(self.proxy.admin()[0], request).await.unwrap();
+        String::from_utf8(seen.body.into()).unwrap()
+    }
+}
+
+impl Seen {
+    /// What `Proxy-Status` says, its last member.
+    pub fn verdict(&self) -> &str {
+        self.headers.get_all("proxy-status").iter().next_back().map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn has_reason(&self, reason: &str) -> bool {
+        self.verdict().contains(&format!("firebreak-reason={reason};"))
+    }
+}
+
+/// An address that was free a moment ago.
+pub fn free_address() -> SocketAddr {
+    StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// One request over HTTP/1 on a connection of its own.
+pub async fn call(address: SocketAddr, request: Request<Body>) -> hyper::Result<Seen> {
+    let mut sender = connect_h1(address).await;
+    let started = tokio::time::Instant::now();
+    read(sender.send_request(request).await?, started).await
+}
+
+pub async fn connect_h1(address: SocketAddr) -> http1::SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+pub async fn connect_h2(address: SocketAddr) -> http2::SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Reads a response to its end.
+pub async fn read(response: Response<Incoming>, started: tokio::time::Instant) -> hyper::Result<Seen> {
+    let (head, body) = response.into_parts();
+    let collected = body.collect().await?;
+    let trailers = collected.trailers().cloned();
+    let took = started.elapsed();
+    Ok(Seen { status: head.status, headers: head.headers, body: collected.to_bytes(), trailers, took })
+}
+
+/// `{"a": 1}` as the maps that tests compare with.
+pub fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
