@@ -35,6 +35,16 @@ impl Affected {
         Self { configs: Touched::All, policies: Touched::All, faults: Touched::All }
     }
 
+    /// One config, no status.
+    pub fn config(namespace: String) -> Self {
+        Self { configs: Touched::one(namespace), ..Self::default() }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.configs.is_empty() && self.policies.is_empty() && self.faults.is_empty()
+    }
+
     /// Every config, no status.
     pub(crate) fn configs() -> Self {
         Self { configs: Touched::All, ..Self::default() }
@@ -91,10 +101,11 @@ impl Affected {
         }
     }
 
-    /// Faults whose end has passed and whose status does not say so yet.
-    pub fn by_time(world: &World, now: Timestamp) -> Self {
+    /// Faults that end after `since` and not after `now`.
+    pub fn by_time(world: &World, since: Timestamp, now: Timestamp) -> Self {
         let mut affected = Self::default();
-        for fault in world.faults.iter().filter(|fault| fault.ended_silently(now)) {
+        let ended = |fault: &&Fault| fault.end().is_some_and(|end| since < end && end <= now);
+        for fault in world.faults.iter().filter(ended) {
             affected.merge(Self::by_spec(Some(fault), None));
         }
         affected

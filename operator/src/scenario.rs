@@ -89,7 +89,7 @@ pub(crate) fn all_published(world: &World, options: &Options) -> Published {
     let mut published = Published::default();
     for namespace in world.enabled_namespaces() {
         let name = &namespace.key.name;
-        published.wrote(name, &crate::render(world, name, options));
+        let _ = published.wrote(name, &crate::render(world, name, options));
     }
     published
 }

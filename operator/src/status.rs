@@ -135,11 +135,14 @@ impl<'w> Judge<'w> {
 }
 
 impl Published {
-    /// The `ConfigMap` of `namespace` holds `config`.
-    pub fn wrote(&mut self, namespace: &str, config: &Config) {
+    /// The `ConfigMap` of `namespace` holds `config`. Whether that is news.
+    pub fn wrote(&mut self, namespace: &str, config: &Config) -> bool {
         let entries = config.entries.iter();
         let held = entries.map(|entry| (entry.body.kind(), entry.name.clone(), entry.generation)).collect();
-        self.0.insert(namespace.to_owned(), Publication { held, problem: None });
+        let publication = Publication { held, problem: None };
+        let news = self.0.get(namespace) != Some(&publication);
+        self.0.insert(namespace.to_owned(), publication);
+        news
     }
 
     /// The `ConfigMap` of `namespace` still holds what it held, because of `problem`. Whether that is news.

@@ -13,7 +13,6 @@ use axum::{
     routing::get,
 };
 use clap::Args;
-pub use prometheus_client;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;

@@ -61,17 +61,6 @@ impl Fault {
         self.status.phase == Some(Phase::Refused) && self.status.conditions.iter().any(conflicted)
     }
 
-    /// Whether its end has passed at `now` and its status does not say so.
-    pub fn ended_silently(&self, now: Timestamp) -> bool {
-        self.open_end().is_some_and(|end| end <= now)
-    }
-
-    /// Its end, as long as that is still to be put on record.
-    pub fn open_end(&self) -> Option<Timestamp> {
-        let open = self.status.phase != Some(Phase::Completed) && !self.refused_for_good();
-        self.end().filter(|_| open)
-    }
-
     /// Whether proxies see no difference between the two.
     pub(crate) fn renders_as(&self, other: &Self) -> bool {
         let life = |it: &Self| (it.status.phase == Some(Phase::Refused), it.end());

@@ -27,9 +27,9 @@ use crate::{
     render::faults_act,
 };
 
-/// The next moment at which a fault ends whose status does not say so yet.
-pub fn next_end(world: &World) -> Option<Timestamp> {
-    world.faults.iter().filter_map(Fault::open_end).min()
+/// The next moment after `since` at which a fault ends.
+pub fn next_end(world: &World, since: Timestamp) -> Option<Timestamp> {
+    world.faults.iter().filter_map(Fault::end).filter(|end| *end > since).min()
 }
 
 /// The faults that may not be active because an older one is, on a port and for callers that both are about.

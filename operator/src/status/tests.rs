@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     Event, Update,
+    affected::Affected,
     scenario::{
         all_published, fault, key, namespace, noon, options, policy, running, service, service_with, verdicts, world,
     },
@@ -204,11 +205,14 @@ fn a_fault_from_start_to_end() {
     assert_eq!(second.message.as_deref(), Some("in the config of namespace shop; ends at 2026-03-01T12:10:01Z"));
     write(&mut world, second.clone());
     assert_eq!(life(&world, start + 2.minutes()), second, "nothing to write");
-    assert_eq!(next_end(&world), Some(noon() + 10.minutes() + 1.second()));
+    let end = noon() + 10.minutes() + 1.second();
+    assert_eq!((next_end(&world, noon()), next_end(&world, end)), (Some(end), None));
+    let ends = |since: Timestamp, now: Timestamp| !Affected::by_time(&world, since, now).is_empty();
+    assert!(!ends(noon(), end - 1.nanosecond()) && ends(noon(), end) && !ends(end, end + 1.hour()));
     let last = life(&world, noon() + 11.minutes());
     assert_eq!((last.phase, last.message.as_deref()), (Some(Phase::Completed), Some("ended at 2026-03-01T12:10:01Z")));
-    write(&mut world, last);
-    assert_eq!(next_end(&world), None);
+    write(&mut world, last.clone());
+    assert_eq!(life(&world, noon() + 1.hour()), last, "nothing to write");
 }
 
 #[test]

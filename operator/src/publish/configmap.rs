@@ -1,0 +1,84 @@
+//! The `ConfigMap` of a namespace: the durable copy of its config, which new pods start with whoever else is down.
+
+use firebreak_crds::{
+    marks::{CONFIG_KEY, CONFIG_MAP},
+    wire::revision,
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Error, limited};
+use crate::{
+    FIELD_MANAGER, MANAGED_BY, MANAGER,
+    index::{Filed, Key},
+};
+
+/// Most bytes of a config that are written. A `ConfigMap` holds 1 MiB with its names and its own framing; what is larger
+/// would be refused by the API server with a message that helps nobody.
+pub(crate) const LIMIT: usize = 1_000_000;
+
+/// What is remembered of a `ConfigMap`: enough to know whether to write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    key: Key,
+    /// Revision of the config in it.
+    pub(crate) revision: String,
+    /// Whether break-glass was on in it.
+    pub(crate) transparent: bool,
+    /// Whether it is marked as ours: nobody else's is deleted.
+    pub(crate) ours: bool,
+}
+
+impl From<ConfigMap> for Held {
+    fn from(map: ConfigMap) -> Self {
+        #[derive(Default, Deserialize)]
+        struct Head {
+            #[serde(default)]
+            transparent: bool,
+        }
+        let config = map.data.as_ref().and_then(|data| data.get(CONFIG_KEY)).map_or("", String::as_str);
+        let labels = map.metadata.labels.as_ref();
+        Self {
+            key: Key::of(&map.metadata),
+            revision: revision(config.as_bytes()),
+            transparent: serde_json::from_str::<Head>(config).unwrap_or_default().transparent,
+            ours: labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER),
+        }
+    }
+}
+
+impl Filed for Held {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// The key of the `ConfigMap` of `namespace`.
+pub(crate) fn key(namespace: &str) -> Key {
+    Key::new(namespace, CONFIG_MAP)
+}
+
+/// Makes the `ConfigMap` of `namespace` hold `document`.
+pub(crate) async fn apply(client: Client, namespace: &str, document: &str) -> Result<(), Error> {
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CONFIG_MAP, "labels": {MANAGED_BY: MANAGER}},
+        "data": {CONFIG_KEY: document},
+    });
+    let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+    limited(api.patch(CONFIG_MAP, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&map))).await?;
+    Ok(())
+}
+
+/// Deletes the `ConfigMap` of `namespace`.
+pub(crate) async fn delete(client: Client, namespace: &str) -> Result<(), Error> {
+    let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+    limited(api.delete(CONFIG_MAP, &DeleteParams::default())).await?;
+    Ok(())
+}
