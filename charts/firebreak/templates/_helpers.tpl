@@ -1,7 +1,7 @@
 {{/* Names are fixed: there is one Firebreak in a cluster, and its parts find each other by name. */}}
 
 {{- define "firebreak.labels" -}}
-app.kubernetes.io/part-of: firebreak
+app.kubernetes.io/name: firebreak
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
@@ -34,5 +34,5 @@ capabilities: {drop: [ALL]}
 - maxSkew: 1
   topologyKey: kubernetes.io/hostname
   whenUnsatisfiable: ScheduleAnyway
-  labelSelector: {matchLabels: {app.kubernetes.io/name: {{ . }}}}
+  labelSelector: {matchLabels: {app.kubernetes.io/name: firebreak, app.kubernetes.io/component: {{ . }}}}
 {{- end }}
