@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, Cache};
 use hashbrown::HashMap;
 use tokio::{
     net::TcpListener,
+    runtime::LocalOptions,
     sync::{Notify, mpsc, watch},
     task::{JoinHandle, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -157,7 +158,7 @@ impl Worker {
 /// # Errors
 /// When the runtime cannot be built.
 pub fn run(id: usize, common: Arc<Common>, commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let snapshot = RefCell::new(Cache::new(Arc::clone(&common.snapshot)));
     let worker = Rc::new(Worker { id, common, pool: Pool::default(), snapshot });
     runtime.block_on(serve(worker, commands));

@@ -195,7 +195,7 @@ impl Body for SendBody {
         match &self.kind {
             SendKind::Empty => SizeHint::with_exact(0),
             SendKind::Once(body) => body.size_hint(),
-            SendKind::Kept { source, next: 0, .. } => source.borrow().hint.clone(),
+            SendKind::Kept { source, next: 0, .. } => source.borrow().hint,
             SendKind::Kept { .. } => SizeHint::default(),
         }
     }

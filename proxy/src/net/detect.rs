@@ -57,7 +57,7 @@ fn http1(bytes: &[u8]) -> Option<Spoken> {
         bytes[..common] == method[..common]
     };
     let Some(space) = bytes.iter().position(|byte| *byte == b' ') else {
-        let may_become = bytes.len() <= 9 && METHODS.iter().any(|method| begins(&method));
+        let may_become = bytes.len() <= 9 && METHODS.iter().any(begins);
         return (!may_become).then_some(Spoken::Opaque);
     };
     if !METHODS.contains(&&bytes[..space]) {

@@ -23,7 +23,7 @@ use firebreak_crds::spec::{self, defaults};
 use tokio::time::Instant;
 
 /// Slots in the window: one that expires changes the allowance by at most a tenth.
-const SLOTS: u64 = 10;
+const SLOTS: usize = 10;
 
 /// What a policy says, defaults applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Limits {
 pub struct Budget {
     limits: Limits,
     epoch: Instant,
-    slots: [Slot; SLOTS as usize],
+    slots: [Slot; SLOTS],
 }
 
 #[derive(Debug, Default)]
@@ -113,8 +113,7 @@ impl Budget {
     }
 
     fn slot(&self, turn: u64) -> &Slot {
-        // A remainder of ten always is an index.
-        &self.slots[usize::try_from(turn % SLOTS).unwrap_or_default()]
+        &self.slots[usize::try_from(turn).unwrap_or_default() % SLOTS]
     }
 
     /// Which slice of time `now` falls in, counted from one: zero marks a counter never used.
@@ -137,7 +136,7 @@ impl Counter {
     /// The count, if it is of the last ten turns up to `turn`.
     fn within(&self, turn: u64) -> u64 {
         let value = self.0.load(Relaxed);
-        if (value >> 32) + SLOTS > turn { value & u64::from(u32::MAX) } else { 0 }
+        if (value >> 32) + SLOTS as u64 > turn { value & u64::from(u32::MAX) } else { 0 }
     }
 }
 

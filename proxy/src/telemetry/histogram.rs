@@ -62,8 +62,8 @@ mod tests {
 
     #[test]
     fn bounds_are_the_same_in_both_units() {
-        let seconds = MICROS.map(|micros| Duration::from_micros(micros).as_secs_f64());
-        assert_eq!(seconds, BOUNDS);
+        let seconds = BOUNDS.map(|bound| u64::try_from(Duration::from_secs_f64(bound).as_micros()).unwrap());
+        assert_eq!(seconds, MICROS);
     }
 
     #[test]

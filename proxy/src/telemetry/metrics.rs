@@ -90,11 +90,14 @@ pub struct ConfigMetrics {
     applied_at: AtomicI64,
 }
 
+/// Direction, Service, and port where one is known.
+type CalleeKey = (Direction, Box<str>, Option<u16>);
+
 /// All that is counted.
 #[derive(Debug)]
 pub struct Registry {
     workers: usize,
-    callees: Mutex<BTreeMap<(Direction, Box<str>, Option<u16>), Arc<CalleeMetrics>>>,
+    callees: Mutex<BTreeMap<CalleeKey, Arc<CalleeMetrics>>>,
     faults: Mutex<BTreeMap<Box<str>, Arc<FaultMetrics>>>,
     config: Arc<ConfigMetrics>,
     /// Log lines that were dropped because the log could not keep up.

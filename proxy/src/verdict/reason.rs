@@ -106,6 +106,68 @@ struct Said {
     details: &'static str,
 }
 
+/// What is said of each reason, in their order.
+#[rustfmt::skip]
+static SAID: [Said; REASONS.len()] = {
+    use Domain::{CalleeApp, CalleePlatform, Caller, CallerPolicy, Injected, Mesh, Network};
+    use StatusCode as S;
+    [
+        said("connect_timeout", "connection_timeout", S::GATEWAY_TIMEOUT, 14, Network,
+            "the connection was not open within timeouts.connect"),
+        said("connection_refused", "connection_refused", S::BAD_GATEWAY, 14, CalleePlatform,
+            "nobody listens at the callee's address"),
+        said("connect_failed", "destination_ip_unroutable", S::BAD_GATEWAY, 14, Network,
+            "the connection could not be opened"),
+        said("connection_reset", "connection_terminated", S::BAD_GATEWAY, 14, CalleeApp,
+            "the callee closed the connection before it answered"),
+        said("stream_refused", "connection_terminated", S::SERVICE_UNAVAILABLE, 14, CalleeApp,
+            "the callee refused the stream without processing it"),
+        said("attempt_timeout", "http_response_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+            "no response headers within timeouts.attempt, and no try was left"),
+        said("request_timeout", "http_response_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+            "the request was not complete within timeouts.request"),
+        said("idle_timeout", "connection_read_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+            "no byte moved for timeouts.idle"),
+        said("bulkhead_full", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+            "the callee's bulkhead is full and as many requests wait as may"),
+        said("bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+            "no place in the callee's bulkhead became free in time"),
+        said("fault_abort", "proxy_internal_response", S::SERVICE_UNAVAILABLE, 14, Injected,
+            "a FaultSpec answered in the callee's place"),
+        said("fault_reset", "connection_terminated", S::BAD_GATEWAY, 14, Injected,
+            "a FaultSpec cut the connection"),
+        said("no_endpoints", "destination_unavailable", S::SERVICE_UNAVAILABLE, 14, CalleePlatform,
+            "the callee has no endpoint"),
+        said("protocol_error", "http_protocol_error", S::BAD_GATEWAY, 13, CalleeApp,
+            "the callee's answer is not valid HTTP"),
+        said("upgrade_failed", "http_upgrade_failed", S::BAD_GATEWAY, 13, CalleeApp,
+            "the callee did not switch protocols"),
+        said("response_incomplete", "http_response_incomplete", S::BAD_GATEWAY, 14, CalleeApp,
+            "the callee broke off its response"),
+        said("callee_error", "", S::BAD_GATEWAY, 13, CalleeApp,
+            "the callee answered with an error"),
+        said("caller_cancelled", "", S::BAD_REQUEST, 1, Caller,
+            "the caller went away"),
+        said("loop_detected", "proxy_loop_detected", S::BAD_GATEWAY, 13, Mesh,
+            "the request is addressed to the proxy itself"),
+        said("request_incomplete", "http_request_error", S::BAD_REQUEST, 3, Caller,
+            "the request's body broke off"),
+        said("internal", "proxy_internal_error", S::INTERNAL_SERVER_ERROR, 13, Mesh,
+            "a defect of the proxy; please report it"),
+    ]
+};
+
+const fn said(
+    name: &'static str,
+    error: &'static str,
+    status: StatusCode,
+    grpc: u8,
+    domain: Domain,
+    details: &'static str,
+) -> Said {
+    Said { name, error, status, grpc, domain, details }
+}
+
 impl Reason {
     /// The word itself, as it stands in headers, labels and logs.
     pub fn name(self) -> &'static str {
@@ -137,158 +199,8 @@ impl Reason {
         self.said().details
     }
 
-    fn said(self) -> Said {
-        use Domain::{CalleeApp, CalleePlatform, Caller, CallerPolicy, Injected, Mesh, Network};
-        use StatusCode as S;
-        let (name, error, status, grpc, domain, details) = match self {
-            Self::ConnectTimeout => (
-                "connect_timeout",
-                "connection_timeout",
-                S::GATEWAY_TIMEOUT,
-                14,
-                Network,
-                "the connection was not open within timeouts.connect",
-            ),
-            Self::ConnectionRefused => (
-                "connection_refused",
-                "connection_refused",
-                S::BAD_GATEWAY,
-                14,
-                CalleePlatform,
-                "nobody listens at the callee's address",
-            ),
-            Self::ConnectFailed => (
-                "connect_failed",
-                "destination_ip_unroutable",
-                S::BAD_GATEWAY,
-                14,
-                Network,
-                "the connection could not be opened",
-            ),
-            Self::ConnectionReset => (
-                "connection_reset",
-                "connection_terminated",
-                S::BAD_GATEWAY,
-                14,
-                CalleeApp,
-                "the callee closed the connection before it answered",
-            ),
-            Self::StreamRefused => (
-                "stream_refused",
-                "connection_terminated",
-                S::SERVICE_UNAVAILABLE,
-                14,
-                CalleeApp,
-                "the callee refused the stream without processing it",
-            ),
-            Self::AttemptTimeout => (
-                "attempt_timeout",
-                "http_response_timeout",
-                S::GATEWAY_TIMEOUT,
-                4,
-                CalleeApp,
-                "no response headers within timeouts.attempt, and no try was left",
-            ),
-            Self::RequestTimeout => (
-                "request_timeout",
-                "http_response_timeout",
-                S::GATEWAY_TIMEOUT,
-                4,
-                CalleeApp,
-                "the request was not complete within timeouts.request",
-            ),
-            Self::IdleTimeout => (
-                "idle_timeout",
-                "connection_read_timeout",
-                S::GATEWAY_TIMEOUT,
-                4,
-                CalleeApp,
-                "no byte moved for timeouts.idle",
-            ),
-            Self::BulkheadFull => (
-                "bulkhead_full",
-                "connection_limit_reached",
-                S::SERVICE_UNAVAILABLE,
-                14,
-                CallerPolicy,
-                "the callee's bulkhead is full and as many requests wait as may",
-            ),
-            Self::BulkheadTimeout => (
-                "bulkhead_timeout",
-                "connection_limit_reached",
-                S::SERVICE_UNAVAILABLE,
-                14,
-                CallerPolicy,
-                "no place in the callee's bulkhead became free in time",
-            ),
-            Self::FaultAbort => (
-                "fault_abort",
-                "proxy_internal_response",
-                S::SERVICE_UNAVAILABLE,
-                14,
-                Injected,
-                "a FaultSpec answered in the callee's place",
-            ),
-            Self::FaultReset => {
-                ("fault_reset", "connection_terminated", S::BAD_GATEWAY, 14, Injected, "a FaultSpec cut the connection")
-            }
-            Self::NoEndpoints => (
-                "no_endpoints",
-                "destination_unavailable",
-                S::SERVICE_UNAVAILABLE,
-                14,
-                CalleePlatform,
-                "the callee has no endpoint",
-            ),
-            Self::ProtocolError => (
-                "protocol_error",
-                "http_protocol_error",
-                S::BAD_GATEWAY,
-                13,
-                CalleeApp,
-                "the callee's answer is not valid HTTP",
-            ),
-            Self::UpgradeFailed => (
-                "upgrade_failed",
-                "http_upgrade_failed",
-                S::BAD_GATEWAY,
-                13,
-                CalleeApp,
-                "the callee did not switch protocols",
-            ),
-            Self::ResponseIncomplete => (
-                "response_incomplete",
-                "http_response_incomplete",
-                S::BAD_GATEWAY,
-                14,
-                CalleeApp,
-                "the callee broke off its response",
-            ),
-            Self::CalleeError => {
-                ("callee_error", "", S::BAD_GATEWAY, 13, CalleeApp, "the callee answered with an error")
-            }
-            Self::CallerCancelled => ("caller_cancelled", "", S::BAD_REQUEST, 1, Caller, "the caller went away"),
-            Self::LoopDetected => (
-                "loop_detected",
-                "proxy_loop_detected",
-                S::BAD_GATEWAY,
-                13,
-                Mesh,
-                "the request is addressed to the proxy itself",
-            ),
-            Self::RequestIncomplete => {
-                ("request_incomplete", "http_request_error", S::BAD_REQUEST, 3, Caller, "the request's body broke off")
-            }
-            Self::Internal => (
-                "internal",
-                "proxy_internal_error",
-                S::INTERNAL_SERVER_ERROR,
-                13,
-                Mesh,
-                "a defect of the proxy; please report it",
-            ),
-        };
-        Said { name, error, status, grpc, domain, details }
+    fn said(self) -> &'static Said {
+        &SAID[self as usize]
     }
 }
 

@@ -88,7 +88,7 @@ async fn a_config_swapped_under_load_costs_no_request() {
         .collect();
     for round in 0..20 {
         mesh.change(|config| {
-            config["entries"][1]["body"]["timeouts"]["attempt"] = json!(format!("{}ms", 1_000 + round))
+            config["entries"][1]["body"]["timeouts"]["attempt"] = json!(format!("{}ms", 1_000 + round));
         });
         tokio::task::yield_now().await;
     }

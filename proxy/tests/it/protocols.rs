@@ -132,7 +132,7 @@ async fn an_upgraded_connection_lives_through_a_config_change() {
         socket.read_exact(&mut echo).await.unwrap();
         assert_eq!(&echo, b"ping");
         mesh.change(|config| {
-            config["entries"][1]["body"]["timeouts"]["connect"] = Value::from(format!("{}s", round + 1))
+            config["entries"][1]["body"]["timeouts"]["connect"] = Value::from(format!("{}s", round + 1));
         });
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     }

@@ -25,17 +25,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-pub type Body = Full<Bytes>;
+pub(crate) type Body = Full<Bytes>;
 
 /// A callee on loopback.
-pub struct Callee {
+pub(crate) struct Callee {
     pub address: SocketAddr,
     requests: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
 }
 
 /// A proxy in local mode in front of one Service, `shop/callee`, port 80.
-pub struct Mesh {
+pub(crate) struct Mesh {
     pub proxy: Proxy,
     pub address: SocketAddr,
     config: Value,
@@ -43,7 +43,7 @@ pub struct Mesh {
 
 /// What a caller saw.
 #[derive(Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -53,7 +53,7 @@ pub struct Seen {
 
 impl Callee {
     /// A callee that answers with `handler(number of the request, request)`, numbers from 1.
-    pub async fn start<H, F>(handler: H) -> Self
+    pub(crate) async fn start<H, F>(handler: H) -> Self
     where
         H: Fn(usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
@@ -80,7 +80,7 @@ impl Callee {
     }
 
     /// A callee that answers with these statuses in turn, and with the last for ever.
-    pub async fn answering(statuses: &'static [u16]) -> Self {
+    pub(crate) async fn answering(statuses: &'static [u16]) -> Self {
         Self::start(move |number, _| async move {
             let status = statuses[(number - 1).min(statuses.len() - 1)];
             Response::builder().status(status).body(Body::from(format!("answer {number}"))).unwrap()
@@ -89,27 +89,27 @@ impl Callee {
     }
 
     /// A callee that takes requests and never answers.
-    pub async fn hanging() -> Self {
+    pub(crate) async fn hanging() -> Self {
         Self::start(|_, _| std::future::pending()).await
     }
 
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.requests.load(SeqCst)
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(SeqCst)
     }
 }
 
 impl Mesh {
     /// A proxy with one policy in front of these endpoints.
-    pub fn new(endpoints: &[SocketAddr], policy: Value) -> Self {
+    pub(crate) fn new(endpoints: &[SocketAddr], policy: Value) -> Self {
         Self::with(endpoints, json!({"protocol": "Http"}), &[("TrafficPolicy", policy)])
     }
 
     /// A proxy with any entries; `port` is merged into the Service's port.
-    pub fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+    pub(crate) fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
         let address = free_address();
         let endpoints: Vec<_> = endpoints.iter().map(|address| json!({"address": address})).collect();
         let mut service = json!({"port": 80, "listen": [address], "endpoints": endpoints,
@@ -135,7 +135,7 @@ impl Mesh {
     }
 
     /// Changes the config as `change` says and puts it in force.
-    pub fn change(&mut self, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Value)) {
         change(&mut self.config);
         self.publish();
     }
@@ -147,28 +147,28 @@ impl Mesh {
     }
 
     /// One GET over a connection of its own.
-    pub async fn get(&self, path: &str) -> Seen {
+    pub(crate) async fn get(&self, path: &str) -> Seen {
         self.send(Request::get(path)).await
     }
 
     /// One request without a body over a connection of its own.
-    pub async fn send(&self, request: http::request::Builder) -> Seen {
+    pub(crate) async fn send(&self, request: http::request::Builder) -> Seen {
         let request = request.header("host", "callee").body(Body::default()).unwrap();
         call(self.address, request).await.unwrap()
     }
 
     /// Requests by fate, once there are `total`: the books are closed a moment after the caller has its answer.
-    pub async fn fates(&self, total: u64) -> BTreeMap<String, u64> {
+    pub(crate) async fn fates(&self, total: u64) -> BTreeMap<String, u64> {
         self.counts("firebreak_requests_total", "fate", total).await
     }
 
     /// Tries by outcome.
-    pub async fn attempts(&self, total: u64) -> BTreeMap<String, u64> {
+    pub(crate) async fn attempts(&self, total: u64) -> BTreeMap<String, u64> {
         self.counts("firebreak_attempts_total", "outcome", total).await
     }
 
     /// Failures by reason.
-    pub async fn reasons(&self, total: u64) -> BTreeMap<String, u64> {
+    pub(crate) async fn reasons(&self, total: u64) -> BTreeMap<String, u64> {
         self.counts("firebreak_failures_total", "reason", total).await
     }
 
@@ -189,7 +189,7 @@ impl Mesh {
         }
     }
 
-    pub async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let request = Request::get("/metrics").header("host", "admin").body(Body::default()).unwrap();
         let seen = call(self.proxy.admin()[0], request).await.unwrap();
         String::from_utf8(seen.body.into()).unwrap()
@@ -198,35 +198,35 @@ impl Mesh {
 
 impl Seen {
     /// What `Proxy-Status` says, its last member.
-    pub fn verdict(&self) -> &str {
+    pub(crate) fn verdict(&self) -> &str {
         self.headers.get_all("proxy-status").iter().next_back().map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn has_reason(&self, reason: &str) -> bool {
+    pub(crate) fn has_reason(&self, reason: &str) -> bool {
         self.verdict().contains(&format!("firebreak-reason={reason};"))
     }
 }
 
 /// An address that was free a moment ago.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 /// One request over HTTP/1 on a connection of its own.
-pub async fn call(address: SocketAddr, request: Request<Body>) -> hyper::Result<Seen> {
+pub(crate) async fn call(address: SocketAddr, request: Request<Body>) -> hyper::Result<Seen> {
     let mut sender = connect_h1(address).await;
     let started = tokio::time::Instant::now();
     read(sender.send_request(request).await?, started).await
 }
 
-pub async fn connect_h1(address: SocketAddr) -> http1::SendRequest<Body> {
+pub(crate) async fn connect_h1(address: SocketAddr) -> http1::SendRequest<Body> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection.with_upgrades());
     sender
 }
 
-pub async fn connect_h2(address: SocketAddr) -> http2::SendRequest<Body> {
+pub(crate) async fn connect_h2(address: SocketAddr) -> http2::SendRequest<Body> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -234,7 +234,7 @@ pub async fn connect_h2(address: SocketAddr) -> http2::SendRequest<Body> {
 }
 
 /// Reads a response to its end.
-pub async fn read(response: Response<Incoming>, started: tokio::time::Instant) -> hyper::Result<Seen> {
+pub(crate) async fn read(response: Response<Incoming>, started: tokio::time::Instant) -> hyper::Result<Seen> {
     let (head, body) = response.into_parts();
     let collected = body.collect().await?;
     let trailers = collected.trailers().cloned();
@@ -243,6 +243,6 @@ pub async fn read(response: Response<Incoming>, started: tokio::time::Instant) -
 }
 
 /// `{"a": 1}` as the maps that tests compare with.
-pub fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
+pub(crate) fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
