@@ -52,8 +52,9 @@ pub(crate) enum Error {
 }
 
 /// Longest pause between two looks: a wall clock that jumps must not put off a renewal for months.
-const LONGEST: Duration = Duration::from_secs(3_600);
-/// The pause after a failure.
+const LONGEST: Duration = Duration::from_hours(1);
+/// The pause after a failure, and the shortest between two certificates: whoever else writes the Secret, or a life of
+/// seconds, must not make us issue without end.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps the certificate.
@@ -65,10 +66,12 @@ pub(crate) struct Keeper {
     lives: Lives,
     held: Held,
     metrics: Metrics,
-    /// The Secret as the watch last showed it; nothing before that.
-    found: Option<Option<Material>>,
+    /// The Secret as the watch last showed it, empty if there is none; nothing before that.
+    found: Option<Material>,
     /// The webhook's entries as the watch last showed them, each with its bundle.
     entries: BTreeMap<String, Option<Vec<u8>>>,
+    /// Before this moment no other certificate is made.
+    rest: Instant,
 }
 
 impl Keeper {
@@ -85,6 +88,7 @@ impl Keeper {
             metrics,
             found: None,
             entries: BTreeMap::new(),
+            rest: Instant::now(),
         }
     }
 
@@ -99,7 +103,7 @@ impl Keeper {
                 _ = self.held.changed() => {}
                 () = sleep_until(next) => {}
                 Some(news) = secrets.next() => match news {
-                    Ok(secret) => self.found = Some(secret.map(Material::read)),
+                    Ok(secret) => self.found = Some(secret.map(Material::read).unwrap_or_default()),
                     Err(error) => warn!(%error, "cannot watch the certificate's Secret"),
                 },
                 Some(news) = webhooks.next() => match news {
@@ -119,25 +123,29 @@ impl Keeper {
     /// Does what is due, and says how long nothing will be.
     async fn turn(&mut self) -> Result<Duration, Error> {
         let Some(found) = &self.found else { return Ok(LONGEST) };
-        let (now, plan) = (Timestamp::now(), plan(Timestamp::now(), found.as_ref(), &self.lives));
-        if let Some(end) = found.as_ref().and_then(Material::leaf_end) {
+        let (now, plan) = (Timestamp::now(), plan(Timestamp::now(), found, &self.lives));
+        if let Some(end) = found.leaf_end() {
             #[allow(clippy::cast_precision_loss, reason = "seconds since the epoch are exact up to 2^53")]
             self.metrics.certificate_expiry.set(end.as_second() as f64);
         }
         if !self.held.now() {
             return Ok(LONGEST);
         }
+        let rest = self.rest.saturating_duration_since(Instant::now());
+        if plan.action != Action::Keep && !rest.is_zero() {
+            return Ok(rest);
+        }
         let made = match plan.action {
             Action::Keep => None,
-            action => Some(issue::make(action, now, found.as_ref(), &self.lives)?),
+            action => Some(issue::make(action, now, found, &self.lives)?),
         };
-        let Some(material) = made.as_ref().or(found.as_ref()) else { return Ok(RETRY) };
-        self.trust(&material.bundle).await?;
+        self.trust(&made.as_ref().unwrap_or(found).bundle).await?;
         if let Some(made) = made {
             info!(action = ?plan.action, "writing the injector's certificate");
+            self.rest = Instant::now() + RETRY;
             self.write(&made).await?;
-            self.found = Some(Some(made));
-            return Ok(Duration::ZERO);
+            self.found = Some(made);
+            return Ok(RETRY);
         }
         let left = plan.next.as_second().saturating_sub(now.as_second()).max(1);
         Ok(LONGEST.min(Duration::from_secs(left.unsigned_abs())))

@@ -153,7 +153,7 @@ impl Control {
     /// When the next turn is due by itself.
     fn wake(&self) -> Instant {
         let (state, now) = (&self.state, Instant::now());
-        let idle = now + Duration::from_secs(3_600);
+        let idle = now + Duration::from_hours(1);
         if !self.leads() {
             return idle;
         }
@@ -182,7 +182,7 @@ impl Control {
 
     fn take_in(&mut self, news: News) {
         match news {
-            News::World(event) => self.world_changed(event),
+            News::World(event) => self.world_changed(*event),
             News::ConfigMap(update) => self.config_maps_changed(update),
             News::Pod(notice) => self.pod_created(*notice),
         }
@@ -245,11 +245,17 @@ impl Control {
         }
         let (state, now) = (&mut self.state, Instant::now());
         let namespaces = state.world.namespaces.iter().map(|namespace| namespace.key.name.clone());
-        affected.configs.resolve(namespaces).into_iter().for_each(|namespace| state.configs.add(namespace, now));
+        for namespace in affected.configs.resolve(namespaces) {
+            state.configs.add(namespace, now);
+        }
         let policies = affected.policies.resolve(state.world.policies.iter().map(|it| it.meta.key.clone()));
-        policies.into_iter().for_each(|key| state.statuses.add(Judged::Policy(key), now));
+        for key in policies {
+            state.statuses.add(Judged::Policy(key), now);
+        }
         let faults = affected.faults.resolve(state.world.faults.iter().map(|it| it.meta.key.clone()));
-        faults.into_iter().for_each(|key| state.statuses.add(Judged::Fault(key), now));
+        for key in faults {
+            state.statuses.add(Judged::Fault(key), now);
+        }
         state.gathered.get_or_insert(now + GATHER);
     }
 

@@ -155,8 +155,8 @@ fn told(decision: Decision) -> Option<(bool, &'static str, String)> {
     match decision {
         Decision::Skip(Reason::AlreadyInjected) => Some((false, "Injected", "the pod runs with the proxy".into())),
         Decision::Skip(Reason::SystemNamespace | Reason::OwnNamespace | Reason::NamespaceNotEnabled) => None,
-        Decision::Skip(reason @ Reason::DisabledByPod) => Some((false, "InjectionSkipped", coded(reason))),
-        Decision::Skip(reason) | Decision::Refuse(reason) => Some((true, "InjectionSkipped", coded(reason))),
+        Decision::Skip(reason) => Some((false, "InjectionSkipped", coded(reason))),
+        Decision::Refuse(reason) => Some((true, "InjectionRefused", coded(reason))),
         Decision::Inject => {
             let note = "the pod runs without the proxy: it was created before its namespace was labelled, or while the \
                         injector could not be reached; restart it";

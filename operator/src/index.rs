@@ -66,6 +66,9 @@ pub struct Invalid {
     pub message: String,
 }
 
+/// A spec, or why it does not parse.
+pub type Parsed<Spec> = Result<Arc<Spec>, Invalid>;
+
 /// An object that cannot even be filed: it has no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an object without a usable metadata: {0}")]
@@ -266,7 +269,7 @@ impl Meta {
 }
 
 /// Takes an object of ours apart: its metadata, its spec if that parses, its status if that does.
-fn dissect<Spec, Status>(object: Value) -> Result<(Meta, Result<Arc<Spec>, Invalid>, Status), Nameless>
+fn dissect<Spec, Status>(object: Value) -> Result<(Meta, Parsed<Spec>, Status), Nameless>
 where
     Spec: DeserializeOwned,
     Status: DeserializeOwned + Default,

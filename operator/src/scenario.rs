@@ -53,7 +53,7 @@ pub(crate) fn policy(key: &str, second: i64, spec: Value) -> Event {
 }
 
 /// A fault created `second`s after the epoch, with a duration of ten minutes.
-pub(crate) fn fault(key: &str, second: i64, spec: Value, status: Value) -> Event {
+pub(crate) fn fault(key: &str, second: i64, spec: Value, status: &Value) -> Event {
     let mut spec = spec;
     for (field, value) in
         [("duration", json!("10m")), ("faults", json!([{"abort": {"percent": 20, "httpStatus": 503}}]))]

@@ -34,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum News {
     /// The world changed.
-    World(Event),
+    World(Box<Event>),
     /// A `ConfigMap` of a config changed.
     ConfigMap(Update<configmap::Held>),
     /// A pod was created, with or without the proxy.
@@ -61,16 +61,16 @@ impl Watches {
     /// Starts them all.
     pub(crate) fn start(&self, tasks: &TaskTracker) {
         let client = &self.client;
-        let cluster = |update| News::World(Event::Namespace(update));
+        let cluster = |update| News::World(Box::new(Event::Namespace(update)));
         self.feed(tasks, "Namespace", Api::all(client.clone()), |it: v1::Namespace| Some(Namespace::from(it)), cluster);
-        let services = |update| News::World(Event::Service(update));
+        let services = |update| News::World(Box::new(Event::Service(update)));
         self.feed(tasks, "Service", Api::all(client.clone()), |it: v1::Service| Some(Service::from(it)), services);
         self.feed_pods(tasks);
         let policies = Api::all_with(client.clone(), &ApiResource::erase::<TrafficPolicy>(&()));
-        let policy = |update| News::World(Event::Policy(update));
+        let policy = |update| News::World(Box::new(Event::Policy(update)));
         self.feed(tasks, "TrafficPolicy", policies, |it| read(it, Policy::from_json), policy);
         let faults = Api::all_with(client.clone(), &ApiResource::erase::<FaultSpec>(&()));
-        let fault = |update| News::World(Event::Fault(update));
+        let fault = |update| News::World(Box::new(Event::Fault(update)));
         self.feed(tasks, "FaultSpec", faults, |it| read(it, Fault::from_json), fault);
         let config_maps: Api<v1::ConfigMap> = Api::all(client.clone());
         self.feed(tasks, "ConfigMap", config_maps, |it| Some(configmap::Held::from(it)), News::ConfigMap);
@@ -90,7 +90,9 @@ impl Watches {
             }
             Some(trimmed)
         };
-        self.feed(tasks, "Pod", Api::all(self.client.clone()), trim, |update| News::World(Event::Pod(update)));
+        self.feed(tasks, "Pod", Api::all(self.client.clone()), trim, |update| {
+            News::World(Box::new(Event::Pod(update)))
+        });
     }
 
     /// Watches objects of `kind`, trims each, and hands on what it became.

@@ -1,4 +1,4 @@
-//! The admin port: `/metrics` (Prometheus' OpenMetrics text), `/ready` and `/live`.
+//! The admin port: `/metrics` (`OpenMetrics` text for Prometheus), `/ready` and `/live`.
 //!
 //! Ready says whether requests or work should come here; live says only that the process answers. A component that waits
 //! for something else (the API server, a certificate) is not ready but alive: restarting it would mend nothing.

@@ -16,8 +16,8 @@ use x509_parser::{
 
 use super::plan::{Action, Lives, later};
 
-/// How far back a certificate begins, for API servers whose clock is behind.
-const BACKDATED: std::time::Duration = std::time::Duration::from_secs(300);
+/// How far back a certificate begins, for API servers whose clock is behind; a tenth of its life at most.
+const BACKDATED: std::time::Duration = std::time::Duration::from_mins(5);
 
 /// What the Secret holds, all of it PEM. Empty where something is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,29 +110,24 @@ impl Certificate {
     }
 }
 
-/// Carries out `action` on `found`. What cannot be continued is begun anew.
-pub(super) fn make(
-    action: Action,
-    now: Timestamp,
-    found: Option<&Material>,
-    lives: &Lives,
-) -> Result<Material, rcgen::Error> {
-    match (action, found) {
-        (Action::Keep, Some(found)) => Ok(found.clone()),
-        (Action::Prune, Some(found)) => {
+/// Carries out `action` on `found`.
+pub(super) fn make(action: Action, now: Timestamp, found: &Material, lives: &Lives) -> Result<Material, rcgen::Error> {
+    match action {
+        Action::Keep => Ok(found.clone()),
+        Action::Prune => {
             Ok(Material { bundle: found.authorities().next().unwrap_or_default().to_owned(), ..found.clone() })
         }
-        (Action::RenewLeaf, Some(found)) => {
+        Action::RenewLeaf => {
             let issuer = Issuer::from_ca_cert_pem(&found.bundle, KeyPair::from_pem(&found.ca_key)?)?;
             leaf(now, lives, &issuer, found.bundle.clone(), found.ca_key.clone())
         }
-        (_, found) => {
+        Action::RenewAll => {
             let params = authority(now, lives);
             let key = KeyPair::generate()?;
             let mut bundle = params.self_signed(&key)?.pem();
             let ca_key = key.serialize_pem();
             // Only the authority that was in use: an older one was on its way out already.
-            if let Some(found) = found.filter(|found| found.ca().is_some()) {
+            if found.ca().is_some() {
                 bundle.push_str(found.authorities().next().unwrap_or_default());
             }
             leaf(now, lives, &Issuer::new(params, key), bundle, ca_key)
@@ -177,6 +172,7 @@ fn named(name: &str) -> DistinguishedName {
 fn span(params: &mut CertificateParams, from: Timestamp, to: Timestamp) {
     let epoch = date_time_ymd(1970, 1, 1);
     let seconds = |time: Timestamp| std::time::Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0));
-    params.not_before = epoch + seconds(from) - BACKDATED;
+    let life = seconds(to).saturating_sub(seconds(from));
+    params.not_before = epoch + seconds(from) - BACKDATED.min(life / 10);
     params.not_after = epoch + seconds(to);
 }

@@ -38,9 +38,9 @@ pub(crate) enum Action {
 }
 
 /// What to do at `now` about `found`.
-pub(crate) fn plan(now: Timestamp, found: Option<&Material>, lives: &Lives) -> Plan {
+pub(crate) fn plan(now: Timestamp, found: &Material, lives: &Lives) -> Plan {
     let all = Plan { action: Action::RenewAll, next: now };
-    let Some((ca, leaf)) = found.and_then(|found| Some((found.ca()?, found.leaf()?))) else { return all };
+    let (Some(ca), Some(leaf)) = (found.ca(), found.leaf()) else { return all };
     let ca_due = two_thirds(&ca);
     if ca_due <= now {
         return all;
@@ -51,7 +51,7 @@ pub(crate) fn plan(now: Timestamp, found: Option<&Material>, lives: &Lives) -> P
     }
     let next = ca_due.min(leaf_due);
     let prune = later(ca.not_before, lives.leaf);
-    match found.is_some_and(Material::has_old_authorities) {
+    match found.has_old_authorities() {
         true if prune <= now => Plan { action: Action::Prune, next: now },
         true => Plan { action: Action::Keep, next: next.min(prune) },
         false => Plan { action: Action::Keep, next },
@@ -73,7 +73,7 @@ pub(super) fn later(time: Timestamp, more: Duration) -> Timestamp {
 mod tests {
     use super::{super::issue::make, *};
 
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
 
     fn lives() -> Lives {
         Lives { dns_name: "firebreak-injector.firebreak-system.svc".into(), leaf: DAY * 90, ca: DAY * 365 }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn fresh() -> Material {
-        make(Action::RenewAll, start(), None, &lives()).unwrap()
+        make(Action::RenewAll, start(), &Material::default(), &lives()).unwrap()
     }
 
     fn at(days: u32) -> Timestamp {
@@ -93,52 +93,50 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_broken_is_made() {
-        assert_eq!(plan(start(), None, &lives()).action, Action::RenewAll);
         let mut broken = fresh();
         broken.leaf_key = fresh().leaf_key;
-        assert_eq!(plan(start(), Some(&broken), &lives()).action, Action::RenewAll, "a key of another certificate");
-        let empty = Material::default();
-        assert_eq!(plan(start(), Some(&empty), &lives()).action, Action::RenewAll);
+        assert_eq!(plan(start(), &broken, &lives()).action, Action::RenewAll, "a key of another certificate");
+        assert_eq!(plan(start(), &Material::default(), &lives()).action, Action::RenewAll);
     }
 
     #[test]
     fn the_leaf_is_renewed_at_two_thirds_by_the_same_authority() {
         let first = fresh();
-        let early = plan(at(59), Some(&first), &lives());
+        let early = plan(at(59), &first, &lives());
         assert_eq!(early.action, Action::Keep);
         assert!(early.next > at(59) && early.next <= at(60), "{early:?}");
-        assert_eq!(plan(at(61), Some(&first), &lives()).action, Action::RenewLeaf);
-        let second = make(Action::RenewLeaf, at(61), Some(&first), &lives()).unwrap();
+        assert_eq!(plan(at(61), &first, &lives()).action, Action::RenewLeaf);
+        let second = make(Action::RenewLeaf, at(61), &first, &lives()).unwrap();
         assert_eq!(second.bundle, first.bundle);
         assert_ne!(second.leaf_pem, first.leaf_pem);
-        assert_eq!(plan(at(61), Some(&second), &lives()).action, Action::Keep);
+        assert_eq!(plan(at(61), &second, &lives()).action, Action::Keep);
     }
 
     #[test]
     fn the_old_authority_stays_for_one_life_of_a_leaf() {
-        let first = make(Action::RenewLeaf, at(240), Some(&fresh()), &lives()).unwrap();
-        assert_eq!(plan(at(244), Some(&first), &lives()).action, Action::RenewAll, "two thirds of a year");
-        let second = make(Action::RenewAll, at(244), Some(&first), &lives()).unwrap();
+        let first = make(Action::RenewLeaf, at(240), &fresh(), &lives()).unwrap();
+        assert_eq!(plan(at(244), &first, &lives()).action, Action::RenewAll, "two thirds of a year");
+        let second = make(Action::RenewAll, at(244), &first, &lives()).unwrap();
         assert!(second.bundle.ends_with(first.bundle.as_str()), "both are trusted, the new one first");
-        assert_eq!(plan(at(244 + 50), Some(&second), &lives()).action, Action::Keep);
-        let third = make(Action::RenewLeaf, at(244 + 61), Some(&second), &lives()).unwrap();
-        assert_eq!(plan(at(244 + 91), Some(&third), &lives()).action, Action::Prune);
-        let pruned = make(Action::Prune, at(244 + 91), Some(&third), &lives()).unwrap();
+        assert_eq!(plan(at(244 + 50), &second, &lives()).action, Action::Keep);
+        let third = make(Action::RenewLeaf, at(244 + 61), &second, &lives()).unwrap();
+        assert_eq!(plan(at(244 + 91), &third, &lives()).action, Action::Prune);
+        let pruned = make(Action::Prune, at(244 + 91), &third, &lives()).unwrap();
         assert!(third.bundle.starts_with(pruned.bundle.as_str()) && pruned.bundle != third.bundle);
         assert_eq!((&pruned.leaf_pem, &pruned.leaf_key), (&third.leaf_pem, &third.leaf_key));
-        assert_eq!(plan(at(244 + 91), Some(&pruned), &lives()).action, Action::Keep);
+        assert_eq!(plan(at(244 + 91), &pruned, &lives()).action, Action::Keep);
     }
 
     #[test]
     fn another_service_name_is_another_leaf() {
         let renamed = Lives { dns_name: "other.firebreak-system.svc".into(), ..lives() };
-        assert_eq!(plan(start(), Some(&fresh()), &renamed).action, Action::RenewLeaf);
+        assert_eq!(plan(start(), &fresh(), &renamed).action, Action::RenewLeaf);
     }
 
     #[test]
     fn the_secret_holds_all_that_is_read_back() {
         let secret = k8s_openapi::api::core::v1::Secret { data: Some(fresh().data()), ..Default::default() };
         let read = Material::read(secret);
-        assert_eq!(plan(start(), Some(&read), &lives()).action, Action::Keep);
+        assert_eq!(plan(start(), &read, &lives()).action, Action::Keep);
     }
 }

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
-use super::{Filed, Invalid, Key, Meta, Nameless, dissect};
+use super::{Filed, Invalid, Key, Meta, Nameless, Parsed, dissect};
 use crate::{
     attach::{Attaches, check_targets},
     status::reason,
@@ -22,7 +22,7 @@ pub struct Fault {
     /// Who it is.
     pub meta: Meta,
     /// What it says, or why that cannot be read.
-    pub spec: Result<Arc<FaultSpecSpec>, Invalid>,
+    pub spec: Parsed<FaultSpecSpec>,
     /// What was last written about it: here is its life.
     pub status: FaultSpecStatus,
 }

@@ -7,6 +7,7 @@ use super::{Filed, Key};
 
 /// What is asked of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "four switches that people set independently")]
 pub struct Namespace {
     /// Its name; `namespace` is empty.
     pub key: Key,

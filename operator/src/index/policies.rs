@@ -8,7 +8,7 @@ use firebreak_crds::{
 };
 use serde_json::Value;
 
-use super::{Filed, Invalid, Key, Meta, Nameless, dissect};
+use super::{Filed, Key, Meta, Nameless, Parsed, dissect};
 use crate::attach::{Attaches, check_targets};
 
 /// A policy as it stands.
@@ -17,7 +17,7 @@ pub struct Policy {
     /// Who it is.
     pub meta: Meta,
     /// What it says, or why that cannot be read.
-    pub spec: Result<Arc<TrafficPolicySpec>, Invalid>,
+    pub spec: Parsed<TrafficPolicySpec>,
     /// What was last written about it.
     pub status: TrafficPolicyStatus,
 }

@@ -115,14 +115,14 @@ mod tests {
         }
     }
 
-    fn service(spec: serde_json::Value) -> Service {
+    fn service(spec: &serde_json::Value) -> Service {
         let service = serde_json::json!({"metadata": {"namespace": "shop", "name": "a"}, "spec": spec});
         serde_json::from_value::<v1::Service>(service).unwrap().into()
     }
 
     #[test]
     fn both_families_and_only_tcp() {
-        let dual = service(serde_json::json!({
+        let dual = service(&serde_json::json!({
             "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"],
             "ports": [{"port": 53, "protocol": "UDP", "name": "dns"}, {"port": 53, "protocol": "TCP", "name": "dns-tcp"}],
         }));
@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn a_headless_service_has_no_address() {
         let headless =
-            service(serde_json::json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}));
+            service(&serde_json::json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}));
         assert!(headless.addresses.is_empty() && !headless.external_name);
-        assert!(service(serde_json::json!({"type": "ExternalName", "externalName": "example.com"})).external_name);
+        assert!(service(&serde_json::json!({"type": "ExternalName", "externalName": "example.com"})).external_name);
     }
 }

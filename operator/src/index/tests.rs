@@ -51,8 +51,8 @@ fn a_status_that_was_written_affects_only_itself() {
 #[test]
 fn a_fault_that_starts_affects_configs() {
     let spec = json!({"targetRefs": [{"kind": "Service", "name": "a"}]});
-    let mut world = world([fault("shop/f", 1, spec.clone(), json!({}))]);
-    assert_eq!(world.apply(fault("shop/f", 1, spec, running())).configs, Touched::All);
+    let mut world = world([fault("shop/f", 1, spec.clone(), &json!({}))]);
+    assert_eq!(world.apply(fault("shop/f", 1, spec, &running())).configs, Touched::All);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_fault_without_an_end_within_a_day_does_not_count() {
 fn a_status_cannot_prolong_a_fault() {
     let spec = json!({"targetRefs": [{"kind": "Service", "name": "a"}], "duration": "10m"});
     let status = json!({"startedAt": "2026-03-01T12:00:00Z", "expiresAt": "2026-03-02T12:00:00Z"});
-    let world = world([fault("shop/f", 1, spec, status)]);
+    let world = world([fault("shop/f", 1, spec, &status)]);
     let end = world.faults.get(&key("shop/f")).unwrap().end().unwrap();
     assert_eq!(end.to_string(), "2026-03-01T12:10:01Z", "the duration, and the second that the start was cut to");
 }

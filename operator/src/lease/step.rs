@@ -12,8 +12,10 @@ use super::{DURATION, RENEW_EVERY, RENEW_WITHIN, RETRY};
 /// What is known of the Lease.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// The Lease as last seen, once it is known whether there is one.
-    lease: Option<Option<Lease>>,
+    /// Whether anything was seen yet.
+    known: bool,
+    /// The Lease as last seen, if there is one.
+    lease: Option<Lease>,
     /// When that was first seen.
     at: Option<Instant>,
     /// When the renewal was sent that made us, or keeps us, the holder.
@@ -54,18 +56,18 @@ impl Seen {
     /// The watch says how the Lease is; `None` when there is none.
     pub(super) fn watched(&mut self, lease: Option<Lease>, me: &str, now: Instant) {
         let version = |lease: &Option<Lease>| lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-        if self.lease.as_ref().is_some_and(|known| version(known) == version(&lease)) {
+        if self.known && version(&self.lease) == version(&lease) {
             return;
         }
         if holder(lease.as_ref()) != Some(me) {
             self.renewed = None;
         }
-        (self.lease, self.at, self.failed) = (Some(lease), Some(now), None);
+        (self.known, self.lease, self.at, self.failed) = (true, lease, Some(now), None);
     }
 
     /// A claim that was sent at `sent` made it ours.
     pub(super) fn claimed(&mut self, lease: Lease, sent: Instant) {
-        *self = Self { lease: Some(Some(lease)), at: Some(sent), renewed: Some(sent), failed: None };
+        *self = Self { known: true, lease: Some(lease), at: Some(sent), renewed: Some(sent), failed: None };
     }
 
     /// A claim that was sent at `sent` failed.
@@ -79,13 +81,15 @@ impl Seen {
     }
 
     pub(super) fn step(&self, me: &str, now: Instant) -> Step {
-        let Some(lease) = &self.lease else { return Step::Wait { at: now + RETRY } };
+        if !self.known {
+            return Step::Wait { at: now + RETRY };
+        }
         let seen = self.at.unwrap_or(now);
-        let (claim, at) = match (lease, self.renewed) {
+        let (claim, at) = match (&self.lease, self.renewed) {
             (None, _) => (Claim::Create, now),
             (Some(_), Some(renewed)) => (Claim::Renew, renewed + spread(RENEW_EVERY, me)),
             // Our own name from an earlier life of ours, or nobody's: it is free. Else the holder has its time, of our clock.
-            (Some(_), None) => match holder(lease.as_ref()) {
+            (Some(lease), None) => match holder(Some(lease)) {
                 None => (Claim::Take, now),
                 Some(name) if name == me => (Claim::Take, now),
                 Some(_) => (Claim::Take, seen + spread(DURATION, me)),
@@ -101,7 +105,7 @@ impl Seen {
 
     /// The Lease with our claim on it.
     pub(super) fn claim(&self, claim: Claim, me: &str) -> Lease {
-        let mut lease = self.lease.clone().flatten().unwrap_or_default();
+        let mut lease = self.lease.clone().unwrap_or_default();
         let now = Some(MicroTime(Timestamp::now()));
         let spec = lease.spec.get_or_insert_default();
         if claim != Claim::Renew {
@@ -116,7 +120,7 @@ impl Seen {
 
     /// The Lease without a holder, for whoever comes next.
     pub(super) fn released(&self) -> Lease {
-        let mut lease = self.lease.clone().flatten().unwrap_or_default();
+        let mut lease = self.lease.clone().unwrap_or_default();
         let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);

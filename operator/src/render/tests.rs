@@ -34,7 +34,7 @@ fn shop() -> Vec<Event> {
         service("shop/a", 1, &["http:80", "redis-main:6379"]),
         service("shop/untouched", 2, &["http:80"]),
         policy("shop/a-http", 1, full),
-        fault("shop/late", 1, late, running()),
+        fault("shop/late", 1, late, &running()),
     ]
 }
 
@@ -72,7 +72,8 @@ fn a_fault_shows_between_its_start_and_its_end_only() {
     let shows = |status: serde_json::Value, suspend: bool, minute: i64| {
         let mut spec = on_a();
         spec["suspend"] = json!(suspend);
-        let events = [namespace("shop", &FAULTS), service("shop/a", 1, &["http:80"]), fault("shop/f", 1, spec, status)];
+        let events =
+            [namespace("shop", &FAULTS), service("shop/a", 1, &["http:80"]), fault("shop/f", 1, spec, &status)];
         let config = render(&world(events), "shop", &options(noon() + minute.minutes()));
         names(&config).contains(&"FaultSpec shop/f".into())
     };
@@ -140,7 +141,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         .prop_map(|(name, number)| service(["shop/a", "shop/b", "shop/c"][usize::from(name)], number, &["http:80"]));
     let faults = any::<bool>().prop_map(|on| {
         let status = if on { running() } else { json!({}) };
-        fault("shop/f", 1, on_a(), status)
+        fault("shop/f", 1, on_a(), &status)
     });
     let pods = any::<bool>().prop_map(|injected| pod("other/p", injected));
     prop_oneof![policies, services, faults, pods]

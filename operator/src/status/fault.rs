@@ -118,7 +118,7 @@ fn live(judge: &Judge<'_>, fault: &Fault, left_out: &[&Namespace]) -> Life {
     }
     if let Some(Conflict { target, winner }) = judge.fault_conflicts.get(&fault.meta.key) {
         let message = format!(
-            "{target}: the fault {winner} is active there and older; this one stays refused, create it again when that has ended"
+            "{target}: FaultSpec {winner} is active there and older; this one stays refused, create it again when that has ended"
         );
         return life(Phase::Refused, no(reason::CONFLICTED, message));
     }
@@ -134,13 +134,12 @@ fn live(judge: &Judge<'_>, fault: &Fault, left_out: &[&Namespace]) -> Life {
 }
 
 fn accepted_message(left_out: &[&Namespace]) -> String {
-    let mut message = "the fault is valid".to_owned();
-    if !left_out.is_empty() {
-        let names: Vec<_> = left_out.iter().map(|caller| caller.key.name.as_str()).collect();
-        let label = "firebreak.dev/faults=enabled";
-        message.push_str(&format!("; warning: callers in {} are not hit, for want of the label {label}", some(&names)));
+    if left_out.is_empty() {
+        return "the fault is valid".to_owned();
     }
-    message
+    let names: Vec<_> = left_out.iter().map(|caller| caller.key.name.as_str()).collect();
+    let label = "firebreak.dev/faults=enabled";
+    format!("the fault is valid; warning: callers in {} are not hit, for want of the label {label}", some(&names))
 }
 
 /// The condition `Published`; a fault that no config holds yet is Pending rather than Running.
@@ -166,8 +165,7 @@ fn publication(judge: &Judge<'_>, fault: &Fault, life: &mut Life, hit: &[&Namesp
             if !somewhere {
                 life.phase = Phase::Pending;
             }
-            verdict.message.push_str(&format!("; ends at {end}"));
-            verdict
+            Verdict { message: format!("{}; ends at {end}", verdict.message), ..verdict }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The status of a `TrafficPolicy`.
 
+use std::iter;
+
 use firebreak_crds::{
     resources::{TrafficPolicyStatus, condition},
     spec::{TrafficPolicySpec, warnings},
@@ -46,18 +48,16 @@ fn accepted(policy: &Policy, lost: &[Conflict]) -> Verdict {
     if !lost.is_empty() {
         return Verdict::no(condition::ACCEPTED, reason::CONFLICTED, conflicted(lost, spec.target_refs.len()));
     }
-    let warnings = warnings(spec);
-    let mut message = "the policy is valid".to_owned();
-    for warning in warnings {
-        message.push_str(&format!("; warning: {} {}", warning.field, warning.message));
-    }
-    Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, message)
+    let warnings = warnings(spec).into_iter().map(|it| format!("warning: {} {}", it.field, it.message));
+    let parts: Vec<_> = iter::once("the policy is valid".to_owned()).chain(warnings).collect();
+    Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, parts.join("; "))
 }
 
 fn conflicted(lost: &[Conflict], targets: usize) -> String {
-    let lines: Vec<_> = lost.iter().map(|lost| format!("{} belongs to {}", lost.target, lost.winner)).collect();
+    let lines: Vec<_> =
+        lost.iter().map(|lost| format!("{} is claimed by TrafficPolicy {}", lost.target, lost.winner)).collect();
     let rest = if lost.len() < targets { "; the other targets are in force" } else { "" };
-    format!("{}, which has the same `from` and is older{rest}", lines.join("; "))
+    format!("{}, which is older and has the same `from`{rest}", lines.join("; "))
 }
 
 /// The condition `ResolvedRefs` of what cannot be read.

@@ -94,7 +94,7 @@ fn the_loser_of_a_claim_learns_who_has_it() {
         policy("shop/young", 2, on("a")),
         policy("shop/both", 3, two),
     ]);
-    let message = "Service shop/a belongs to shop/old, which has the same `from` and is older";
+    let message = "Service shop/a is claimed by TrafficPolicy shop/old, which is older and has the same `from`";
     let young = published_verdicts(&world, "shop/young");
     assert_eq!(young[0], format!("Accepted=False Conflicted: {message}"));
     assert_eq!(young[2], format!("Published=False Conflicted: {message}"));
@@ -189,7 +189,7 @@ fn write(world: &mut World, status: FaultSpecStatus) {
 
 #[test]
 fn a_fault_from_start_to_end() {
-    let mut world = shop([fault("shop/f", 1, on("a"), json!({}))]);
+    let mut world = shop([fault("shop/f", 1, on("a"), &json!({}))]);
     let start = noon() + 300.milliseconds();
     let first = life(&world, start);
     assert_eq!(first.phase, Some(Phase::Pending));
@@ -219,22 +219,22 @@ fn a_fault_from_start_to_end() {
 fn suspend_stops_a_fault_and_does_not_move_its_end() {
     let mut spec = on("a");
     spec["suspend"] = json!(true);
-    let stopped = life(&shop([fault("shop/f", 1, spec.clone(), running())]), noon());
+    let stopped = life(&shop([fault("shop/f", 1, spec.clone(), &running())]), noon());
     assert_eq!((stopped.phase, stopped.expires_at.unwrap().0), (Some(Phase::Suspended), noon() + 9.minutes()));
-    let over = life(&shop([fault("shop/f", 1, spec.clone(), running())]), noon() + 9.minutes());
+    let over = life(&shop([fault("shop/f", 1, spec.clone(), &running())]), noon() + 9.minutes());
     assert_eq!(over.phase, Some(Phase::Completed));
-    let unstarted = life(&shop([fault("shop/f", 1, spec, json!({}))]), noon());
+    let unstarted = life(&shop([fault("shop/f", 1, spec, &json!({}))]), noon());
     assert_eq!((unstarted.phase, unstarted.started_at), (Some(Phase::Suspended), None));
 }
 
 #[test]
 fn of_two_active_faults_the_younger_is_refused_for_good() {
-    let older = || fault("shop/older", 1, json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}]}), running());
-    let mut world = shop([older(), fault("shop/f", 2, on("a"), json!({}))]);
+    let older = || fault("shop/older", 1, json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}]}), &running());
+    let mut world = shop([older(), fault("shop/f", 2, on("a"), &json!({}))]);
     let refused = life(&world, noon());
     assert_eq!((refused.phase, &refused.started_at), (Some(Phase::Refused), &None));
     let message = refused.message.clone().unwrap();
-    assert!(message.starts_with("Service shop/a: the fault shop/older is active there and older"), "{message}");
+    assert!(message.starts_with("Service shop/a: FaultSpec shop/older is active there and older"), "{message}");
     write(&mut world, refused.clone());
     world.apply(Event::Fault(Update::Delete(key("shop/older"))));
     assert_eq!(life(&world, noon() + 1.minute()), refused, "it does not start when nobody watches any more");
@@ -248,12 +248,12 @@ fn faults_that_meet_nowhere_do_not_conflict() {
     let stopped = json!({"targetRefs": [{"kind": "Service", "name": "a"}], "suspend": true});
     let over = json!({"startedAt": "2026-03-01T11:00:00Z", "expiresAt": "2026-03-01T11:10:00Z"});
     let world = shop([
-        fault("shop/port", 1, other_port, running()),
-        fault("shop/stopped", 1, stopped, running()),
-        fault("shop/over", 1, on("a"), over),
-        fault("one/consumer", 1, consumer.clone(), running()),
-        fault("two/consumer", 2, consumer, running()),
-        fault("shop/f", 3, here, json!({})),
+        fault("shop/port", 1, other_port, &running()),
+        fault("shop/stopped", 1, stopped, &running()),
+        fault("shop/over", 1, on("a"), &over),
+        fault("one/consumer", 1, consumer.clone(), &running()),
+        fault("two/consumer", 2, consumer, &running()),
+        fault("shop/f", 3, here, &json!({})),
     ]);
     assert_eq!(super::fault::conflicts(&world, noon()).into_keys().collect::<Vec<_>>(), [] as [Key; 0]);
 }
@@ -261,13 +261,14 @@ fn faults_that_meet_nowhere_do_not_conflict() {
 #[test]
 fn callers_without_the_label_are_named() {
     let spec = on("a");
-    let mixed = shop([namespace("front", &[]), fault("shop/f", 1, spec.clone(), running())]);
+    let mixed = shop([namespace("front", &[]), fault("shop/f", 1, spec.clone(), &running())]);
     let accepted = life(&mixed, noon()).conditions[0].message.clone();
     assert_eq!(
         accepted,
         "the fault is valid; warning: callers in namespace front are not hit, for want of the label firebreak.dev/faults=enabled"
     );
-    let none = world([namespace("shop", &[]), service("shop/a", 1, &["http:80"]), fault("shop/f", 1, spec, running())]);
+    let none =
+        world([namespace("shop", &[]), service("shop/a", 1, &["http:80"]), fault("shop/f", 1, spec, &running())]);
     let status = life(&none, noon());
     assert_eq!(status.phase, Some(Phase::Pending), "nobody's config holds it");
     assert!(status.message.unwrap().starts_with("nobody is hit: no namespace that it is for"));
