@@ -63,3 +63,32 @@ fn install(secret: &Secret, certificates: &Certificates, metrics: &Metrics) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn secret(entries: &[(&str, &str)]) -> Secret {
+        let data = entries.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())));
+        Secret { data: Some(data.collect()), ..Secret::default() }
+    }
+
+    #[test]
+    fn the_injector_is_ready_from_the_first_good_secret_on_and_counts_the_others() {
+        let (certificates, metrics) = (Certificates::new(), Metrics::new(&mut Registry::default()));
+        let pair = rcgen::generate_simple_self_signed(vec!["firebreak-injector.x.svc".to_owned()]).unwrap();
+        let (chain, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+
+        install(&Secret::default(), &certificates, &metrics);
+        install(&secret(&[(CHAIN, &chain)]), &certificates, &metrics);
+        assert_eq!((*certificates.ready().borrow(), metrics.certificates_refused.get()), (false, 2));
+
+        install(&secret(&[(CHAIN, &chain), (KEY, &key)]), &certificates, &metrics);
+        install(&secret(&[(CHAIN, "no certificate"), (KEY, &key)]), &certificates, &metrics);
+        assert_eq!((*certificates.ready().borrow(), metrics.certificates_refused.get()), (true, 3));
+        assert!(metrics.certificate_expires.get() > 0);
+    }
+}
