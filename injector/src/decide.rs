@@ -7,6 +7,9 @@
 //!
 //! The pod's label wins over the namespace's. A label with any other value than the two that exist is a typing error,
 //! and is refused: a pod that silently lacks its protection is the worse surprise.
+//!
+//! A pod whose container runs as the proxy's user would pass the proxy by, and is refused too. Only what the pod says can
+//! be seen here: a user that the image names by itself is not known at admission.
 
 use std::{collections::BTreeMap, fmt};
 
