@@ -39,11 +39,19 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let proxy = Proxy::start(settings)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving; everything is forwarded until a config is there");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let publisher = proxy.publisher();
+    let publish = |document: &[u8]| {
+        let (report, listeners) = proxy.publish(document);
+        for listener in listeners.iter().filter(|listener| listener.error.is_some()) {
+            tracing::error!(?listener, "a listener of the config could not be opened");
+        }
+        report
+    };
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
-            () = files.follow(proxy.publisher()) => {}
+            () = files.follow(&publisher, publish) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -3,7 +3,7 @@
 //! The kubelet replaces a volume's content by renaming a symlink, `..data`. The folder is watched, and a slow look every
 //! few seconds makes up for an event that was lost. A file that is gone changes nothing: the last good config stays.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use firebreak_crds::{marks, spec::Labels};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -12,7 +12,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::publish::Publisher;
+use super::publish::{Publisher, Report};
 
 /// How often files are looked at without an event.
 const LOOK: Duration = Duration::from_secs(5);
@@ -32,13 +32,13 @@ impl Files {
         std::fs::read_to_string(&self.labels).map(|text| parse_labels(&text)).unwrap_or_default()
     }
 
-    /// Publishes what the files say, now and whenever they change. Never returns.
-    pub async fn follow(self, publisher: Arc<Publisher>) {
+    /// Hands what the files say to `publish`, now and whenever they change. Never returns.
+    pub async fn follow(self, publisher: &Publisher, publish: impl Fn(&[u8]) -> Report) {
         let (_watcher, mut events) = self.watch();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.look(&publisher);
+            self.look(publisher, &publish);
             tokio::select! {
                 _ = looks.tick() => {}
                 // Without a watcher the channel is closed, and the looks remain.
@@ -47,14 +47,14 @@ impl Files {
         }
     }
 
-    fn look(&self, publisher: &Publisher) {
+    fn look(&self, publisher: &Publisher, publish: &impl Fn(&[u8]) -> Report) {
         if self.labels.exists() {
             publisher.relabel(self.read_labels());
         }
         match std::fs::read(self.config.join(marks::CONFIG_KEY)) {
             Ok(document) => {
                 let before = publisher.report();
-                let report = publisher.publish(&document);
+                let report = publish(&document);
                 if (&before.revision, &before.refused) != (&report.revision, &report.refused) {
                     log(&report);
                 }
@@ -84,7 +84,7 @@ impl Files {
     }
 }
 
-fn log(report: &super::publish::Report) {
+fn log(report: &Report) {
     match &report.refused {
         Some(error) => tracing::error!(%error, "the config was refused; the last good one stays in force"),
         None => tracing::info!(revision = report.revision, "config in force"),

@@ -1,4 +1,4 @@
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, sync::Arc};
 
 use super::*;
 use crate::telemetry::metrics::Registry;
@@ -28,7 +28,7 @@ async fn a_projected_change_is_seen_and_a_broken_one_changes_nothing() {
     let volume = tempfile::tempdir().unwrap();
     let publisher = Arc::new(Publisher::new(&Registry::new(1), Labels::new()));
     let files = Files { config: volume.path().into(), labels: volume.path().join("labels") };
-    let seen = |wanted: fn(&super::super::publish::Report) -> bool| {
+    let seen = |wanted: fn(&Report) -> bool| {
         let publisher = Arc::clone(&publisher);
         async move {
             while !wanted(&publisher.report()) {
@@ -36,7 +36,7 @@ async fn a_projected_change_is_seen_and_a_broken_one_changes_nothing() {
             }
         }
     };
-    let follow = files.follow(Arc::clone(&publisher));
+    let follow = files.follow(&publisher, |document| publisher.publish(document));
     let story = async {
         project(volume.path(), "1", r#"{"format":1,"namespace":"shop"}"#);
         seen(|report| !report.revision.is_empty()).await;
