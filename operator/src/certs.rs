@@ -139,7 +139,8 @@ impl Keeper {
             Action::Keep => None,
             action => Some(issue::make(action, now, found, &self.lives)?),
         };
-        self.trust(&made.as_ref().unwrap_or(found).bundle).await?;
+        let bundle = made.as_ref().unwrap_or(found).bundle.clone();
+        self.trust(&bundle).await?;
         if let Some(made) = made {
             info!(action = ?plan.action, "writing the injector's certificate");
             self.rest = Instant::now() + RETRY;
@@ -152,7 +153,7 @@ impl Keeper {
     }
 
     /// Makes the API server trust `bundle`, in every entry of the webhook that does not have it.
-    async fn trust(&self, bundle: &str) -> Result<(), Error> {
+    async fn trust(&mut self, bundle: &str) -> Result<(), Error> {
         let right = |found: &Option<Vec<u8>>| found.as_deref() == Some(bundle.as_bytes());
         if self.entries.values().all(right) {
             return Ok(());
@@ -167,7 +168,11 @@ impl Keeper {
             "webhooks": entries,
         });
         info!(webhook = self.webhook, "writing caBundle");
-        self.apply(&self.webhooks, &self.webhook, &patch).await
+        self.apply(&self.webhooks, &self.webhook, &patch).await?;
+        for found in self.entries.values_mut() {
+            *found = Some(bundle.as_bytes().to_vec());
+        }
+        Ok(())
     }
 
     async fn write(&self, made: &Material) -> Result<(), Error> {
