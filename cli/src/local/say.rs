@@ -9,6 +9,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use firebreak_proxy::telemetry::access_log::Record;
 use serde::Serialize;
 
 use super::stage::{Listener, Scene};
@@ -34,6 +35,8 @@ pub(crate) enum Said<'a> {
     Fault { fault: &'a str, until: String },
     /// Something is wrong with the files.
     Problem(&'a Finding),
+    /// A request failed.
+    Failure(&'a Record),
     /// The proxy did not take a part of the config.
     Refused { message: &'a str },
     /// Requests can be sent; the config is in force.
@@ -104,18 +107,28 @@ impl Voice {
 
     /// Says every finding.
     pub(crate) fn findings(self, findings: &[Finding]) {
-        findings.iter().for_each(|finding| self.say(&Said::Problem(finding)));
+        for finding in findings {
+            self.say(&Said::Problem(finding));
+        }
     }
 
     /// Says what became of the scene: what is served now and was not, or differently, before.
-    pub(crate) fn scene(self, before: Option<&Scene>, now: &Scene) {
+    pub(crate) fn scene(self, before: Option<&Scene>, now: &Scene, deaf: &[firebreak_proxy::Listener]) {
         let old = before.map_or(&[][..], |scene| &scene.listeners);
         for gone in old.iter().filter(|old| now.listeners.iter().all(|new| new.given.address != old.given.address)) {
             let (service, port) = (gone.service.to_string(), gone.port.port);
             self.say(&Said::Closed { service, port, address: gone.given.address });
         }
         for listener in now.listeners.iter().filter(|listener| !old.contains(listener)) {
-            self.say(&Said::Listening(Served::of(listener)));
+            match deaf.iter().find(|it| it.address == listener.given.address).and_then(|it| it.error.as_ref()) {
+                None => self.say(&Said::Listening(Served::of(listener))),
+                Some(error) => {
+                    let at = listener.given.address;
+                    let message =
+                        format!("cannot listen on {at} for {}:{}: {error}", listener.service, listener.port.port);
+                    self.say(&Said::Refused { message: &message });
+                }
+            }
         }
         let mut faults: Vec<&str> =
             now.listeners.iter().flat_map(|listener| &listener.port.faults).map(String::as_str).collect();
@@ -149,6 +162,7 @@ fn people(said: &Said<'_>) -> io::Result<()> {
         Said::Fault { fault, until } => writeln!(out, "fault {fault} acts until {until}")?,
         Said::Ready { .. } => writeln!(out, "{bold}ready{bold:#}")?,
         Said::Applied { revision } => writeln!(out, "applied {revision}")?,
+        Said::Failure(record) => writeln!(out, "{}", failure(record))?,
         Said::Stopped => writeln!(out, "stopped")?,
         Said::Problem(finding) => {
             let (word, colour) = match finding.severity {
@@ -162,4 +176,24 @@ fn people(said: &Said<'_>) -> io::Result<()> {
         Said::Kept => writeln!(anstream::stderr().lock(), "the config before stays in force")?,
     }
     out.flush()
+}
+
+/// The verdict on a request, as a line.
+fn failure(record: &Record) -> String {
+    let status = record.status.map_or("no answer".to_owned(), |status| status.to_string());
+    let tries = if record.attempts == 1 { "1 try".to_owned() } else { format!("{} tries", record.attempts) };
+    let named =
+        |what: &str, name: &Option<Box<str>>| name.as_ref().map(|name| format!("; {what} {name}")).unwrap_or_default();
+    format!(
+        "{} {} to {}:{}: {status}, {} ({}), {tries} in {} ms{}{}",
+        record.method,
+        record.path,
+        record.service,
+        record.port,
+        record.reason,
+        record.fault_domain,
+        record.duration_ms,
+        named("TrafficPolicy", &record.policy),
+        named("FaultSpec", &record.fault),
+    )
 }

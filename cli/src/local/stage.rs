@@ -3,30 +3,30 @@
 //! The memory is what a cluster keeps in the objects' status: when each fault started. It is kept while an object stays as it
 //! is; a fault whose text changes is another fault and starts anew, as it would after `kubectl replace --force`.
 
+mod cast;
+
 use std::collections::BTreeMap;
 
 use firebreak_crds::{
     marks,
-    resources::{FaultSpecStatus, Phase},
+    resources::Phase,
     spec::Labels,
     wire::{self, Body, Config},
 };
 use firebreak_operator::{
     Event, Key, Options, Update, World,
     attach::Attaches,
-    index::{Fault, Namespace, Policy},
+    index::{Fault, Namespace},
     render::{faults_act, render},
     status::{Judge, Published},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1, discovery::v1 as discovery};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
-use super::ports::{self, Given, Ports};
+use self::cast::Cast;
+use super::ports::{Given, Ports};
 use crate::{
     lint::{self, Finding, Severity},
-    manifest::{self, Document, Manifests},
+    manifest::{Document, Manifests},
 };
 
 /// Who calls, in local mode.
@@ -81,13 +81,14 @@ impl Stage {
     pub(crate) fn set(&mut self, manifests: &Manifests, now: Timestamp) -> Result<Scene, NoScene> {
         let (mut errors, mut warnings): (Vec<_>, Vec<_>) =
             lint::check(manifests)?.findings.into_iter().partition(|finding| finding.severity == Severity::Error);
+        // What lint has found is not said twice.
+        let said = !errors.is_empty();
         let mut cast = Cast::default();
         for document in &manifests.documents {
-            match cast.add(document, &self.caller.namespace) {
-                Ok(()) => {}
-                // What lint has found is not said twice.
-                Err(_) if !errors.is_empty() => {}
-                Err(finding) => errors.push(finding),
+            if let Err(wrong) = cast.add(document, &self.caller.namespace)
+                && !said
+            {
+                errors.push(wrong.of(document));
             }
         }
         if !errors.is_empty() {
@@ -169,8 +170,8 @@ impl Stage {
             };
             match document.text("/kind") {
                 "TrafficPolicy" => {
-                    let policy = world.policies.get(&key);
-                    policy.into_iter().for_each(|policy| missing_targets(world, policy, &mut warn));
+                    let Some(policy) = world.policies.get(&key) else { continue };
+                    missing_targets(world, policy, &mut warn);
                 }
                 "FaultSpec" => {
                     let Some(fault) = self.faults.get(&key) else { continue };
@@ -195,80 +196,11 @@ impl Stage {
 impl Scene {
     /// When the fault `name` ends, if it is active.
     pub(crate) fn end_of(&self, name: &str) -> Option<Timestamp> {
-        self.config.entries.iter().find(|entry| entry.name == name).and_then(|entry| match &entry.body {
+        self.config.entries.iter().filter(|entry| entry.name == name).find_map(|entry| match &entry.body {
             Body::Fault(fault) => Some(fault.expires_at),
             _ => None,
         })
     }
-}
-
-/// The world as it gathers, and the ports that users chose.
-#[derive(Default)]
-struct Cast {
-    world: World,
-    chosen: BTreeMap<Key, BTreeMap<u16, u16>>,
-}
-
-impl Cast {
-    fn add(&mut self, document: &Document, namespace: &str) -> Result<(), Finding> {
-        let (mut value, _) = manifest::without_nulls(&document.value);
-        let cluster_wide = document.text("/kind") == "Namespace";
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut)
-            && !cluster_wide
-        {
-            metadata.entry("namespace").or_insert_with(|| json!(namespace));
-        }
-        let event = match (document.text("/apiVersion"), document.text("/kind")) {
-            ("v1", "Service") => {
-                let service = typed::<v1::Service>(document, value)?;
-                self.chosen.insert(Key::of(&service.metadata), chosen_ports(document, &service)?);
-                Event::Service(Update::Apply(service.into()))
-            }
-            ("v1", "Namespace") => Event::Namespace(Update::Apply(typed::<v1::Namespace>(document, value)?.into())),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                Event::Slice(Update::Apply(typed::<discovery::EndpointSlice>(document, value)?.into()))
-            }
-            (firebreak_crds::API_VERSION, "TrafficPolicy") => {
-                let policy = Policy::from_json(value).map_err(|error| broken(document, "", error.to_string()))?;
-                if let Err(invalid) = &policy.spec {
-                    return Err(broken(document, &invalid.path, invalid.message.clone()));
-                }
-                Event::Policy(Update::Apply(policy))
-            }
-            (firebreak_crds::API_VERSION, "FaultSpec") => {
-                let mut fault = Fault::from_json(value).map_err(|error| broken(document, "", error.to_string()))?;
-                if let Err(invalid) = &fault.spec {
-                    return Err(broken(document, &invalid.path, invalid.message.clone()));
-                }
-                // What a cluster said about it is not about here.
-                fault.status = FaultSpecStatus::default();
-                Event::Fault(Update::Apply(fault))
-            }
-            _ => return Ok(()),
-        };
-        self.world.apply(event);
-        Ok(())
-    }
-}
-
-fn typed<T: DeserializeOwned>(document: &Document, value: Value) -> Result<T, Finding> {
-    if document.text("/metadata/name").is_empty() {
-        return Err(broken(document, "metadata.name", "is missing: every object needs a name".to_owned()));
-    }
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let field = error.path().to_string();
-        broken(document, if field == "." { "" } else { &field }, error.into_inner().to_string())
-    })
-}
-
-fn chosen_ports(document: &Document, service: &v1::Service) -> Result<BTreeMap<u16, u16>, Finding> {
-    let annotation = service.metadata.annotations.as_ref().and_then(|them| them.get(marks::LOCAL_PORTS));
-    let parsed = annotation.map_or(Ok(BTreeMap::new()), |text| ports::parse(text));
-    parsed.map_err(|message| broken(document, &format!("metadata.annotations.{}", marks::LOCAL_PORTS), message))
-}
-
-fn broken(document: &Document, field: &str, message: String) -> Finding {
-    Finding::of(document, Severity::Error, field, message)
 }
 
 fn key_of(document: &Document, default: &str) -> Key {

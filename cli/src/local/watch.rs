@@ -11,6 +11,8 @@ const QUIET: Duration = Duration::from_millis(50);
 /// A folder under watch.
 pub(crate) struct Watch {
     changes: mpsc::Receiver<()>,
+    /// A change was heard of and not told yet.
+    untold: bool,
     _watcher: RecommendedWatcher,
 }
 
@@ -26,13 +28,15 @@ impl Watch {
             }
         })?;
         watcher.watch(folder, RecursiveMode::Recursive)?;
-        Ok(Self { changes, _watcher: watcher })
+        Ok(Self { changes, untold: false, _watcher: watcher })
     }
 
-    /// Waits for a change and for the quiet after it.
+    /// Waits for a change and for the quiet after it. May be dropped while it waits: nothing is lost.
     pub(crate) async fn changed(&mut self) {
-        if self.changes.recv().await.is_some() {
-            while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {}
+        if !self.untold {
+            self.untold = self.changes.recv().await.is_some();
         }
+        while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {}
+        self.untold = false;
     }
 }
