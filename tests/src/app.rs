@@ -24,5 +24,7 @@ pub const ECHO_PORT: u16 = 9000;
 pub const GREETING_PORT: u16 = 2525;
 /// Where the service is told how to behave; bound to loopback.
 pub const CONTROL_PORT: u16 = 8079;
+/// Where the service is always well: for probes, which are neither recorded nor troubled.
+pub const HEALTH: &str = "/healthz";
 /// What the service says on [`GREETING_PORT`] before it is spoken to.
 pub const GREETING: &str = "220 ready\r\n";

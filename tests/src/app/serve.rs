@@ -118,6 +118,9 @@ async fn connection(stream: TcpStream, service: Arc<Service>) -> anyhow::Result<
 
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        if request.uri().path() == super::HEALTH {
+            return Ok(text(StatusCode::OK, String::new()));
+        }
         let (running, count) = self.recorder.begin(request.headers());
         let query = request.uri().query().unwrap_or_default();
         let behaviour = match self.behaviour.lock().with_query(query) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Namespace, metrics::Metrics};
 use crate::app::{
-    ECHO_PORT, GREETING_PORT, HTTP_PORT, behaviour::Behaviour, call::Report, hold::Event, record::Record,
+    ECHO_PORT, GREETING_PORT, HEALTH, HTTP_PORT, behaviour::Behaviour, call::Report, hold::Event, record::Record,
 };
 
 /// The image that `tests/run` makes.
@@ -148,7 +148,7 @@ spec:
       - name: app
         image: {IMAGE}
         args: [serve]
-        readinessProbe: {{httpGet: {{path: /, port: {HTTP_PORT}}}, periodSeconds: 1}}
+        readinessProbe: {{httpGet: {{path: {HEALTH}, port: {HTTP_PORT}}}, periodSeconds: 1}}
 ---
 apiVersion: v1
 kind: Service

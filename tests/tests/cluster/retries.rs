@@ -58,9 +58,9 @@ fn a_service_that_hangs_is_given_up_in_time_and_each_try_ends_at_300_ms() -> any
     let shop = shop_with_talk_1()?;
     let (web, service2) = (App::named(&shop, "web"), App::named(&shop, "service2"));
     service2.behave(&Behaviour { hang: true, ..Behaviour::default() })?;
-    let report = web.call("http://service2/", "--count 10 --concurrency 10 --each")?;
-    assert_eq!(report.with("504"), 10, "{report:?}");
-    assert_eq!(report.reasons, BTreeMap::from([("attempt_timeout".to_owned(), 10)]), "{report:?}");
+    let report = web.call("http://service2/", "--count 5 --each")?;
+    assert_eq!(report.with("504"), 5, "{report:?}");
+    assert_eq!(report.reasons, BTreeMap::from([("attempt_timeout".to_owned(), 5)]), "{report:?}");
     assert!((1200..=3000).contains(&report.fastest), "{report:?}");
     assert!((1200..=3000).contains(&report.slowest), "{report:?}");
     for request in &report.each {
@@ -73,9 +73,10 @@ fn a_service_that_hangs_is_given_up_in_time_and_each_try_ends_at_300_ms() -> any
     }
     wait::until("the service has seen every try end", || Ok(service2.record()?.in_flight == 0))?;
     let record = service2.record()?;
-    assert_eq!(record.tries_a_request(), BTreeMap::from([(4, 10)]));
+    assert_eq!(record.tries_a_request(), BTreeMap::from([(4, 5)]));
     for lasted in record.cut_after() {
-        let expected = Duration::from_millis(250)..Duration::from_millis(450);
+        // A little less is what connecting takes: the service sees a try later than the caller begins it.
+        let expected = Duration::from_millis(200)..Duration::from_millis(400);
         assert!(expected.contains(&lasted), "a try lasted {lasted:?}");
     }
     Ok(())

@@ -44,7 +44,7 @@ fn a_config_that_is_corrupted_by_hand_leaves_the_old_one_in_force_and_shows() ->
     let broken = r#"{"data": {"config.json": "{\"format\": 1, \"entries\": [{\"kind"}}"#;
     shop.kubectl(&["patch", "configmap", "firebreak-proxy", "--type=merge", "--patch", broken])?;
     shop.kubectl(&["annotate", "pods", "--all", "--overwrite", "firebreak.dev/config=corrupted-by-hand"])?;
-    wait::until("the proxy says so", || Ok(web.metrics()?.sum("firebreak_config_errors_total", &[]) > 0.0))?;
+    wait::until("the proxy says so", || Ok(web.metrics()?.sum("firebreak_config_refused_total", &[]) > 0.0))?;
     assert!(gives_up()?, "the policy that was in force is gone");
     // A proxy that starts with nothing but this is ready, and forwards.
     let late = App::deploy(&shop, "late")?;
@@ -63,9 +63,9 @@ fn conflicts_and_missing_targets_are_said_on_the_object() -> anyhow::Result<()> 
     let shop = super::shop()?;
     shop.apply_example("quickstart.yaml")?;
     super::in_force(&shop, "trafficpolicy/service2")?;
-    let second = wrong::renamed("quickstart.yaml", "name: service2\nspec", "name: second\nspec")?;
-    shop.apply(&second)?;
-    let message = condition(&shop, "second", "Accepted", "False")?;
+    let younger = wrong::renamed("quickstart.yaml", "name: service2\nspec", "name: younger\nspec")?;
+    shop.apply(&younger)?;
+    let message = condition(&shop, "younger", "Accepted", "False")?;
     assert!(message.contains(&format!("{}/service2", shop.name)), "the winner is not named: {message}");
     shop.apply(
         &wrong::renamed("quickstart.yaml", "    name: service2\n", "    name: nobody\n")?
