@@ -8,7 +8,10 @@ use firebreak_crds::{
     resources::{FaultSpecStatus, Phase, TrafficPolicyStatus, condition},
 };
 use firebreak_injector::decide::{self, Decision, Reason};
-use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::core::v1,
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
+};
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -22,6 +25,7 @@ use crate::{
     index::{Key, Meta, Namespace, Owner},
     metrics::{self, Metrics},
     status::reason,
+    watch::pod::{LeanPod, raw},
 };
 
 /// Events that may wait to be told.
@@ -130,18 +134,17 @@ pub(crate) fn namespace(namespace: &Namespace, warning: bool, reason: &str, note
 
 impl PodNotice {
     /// What there is to tell about `pod`, supposing that its namespace is enabled; nothing for those never meant.
-    pub(crate) fn about(pod: &v1::Pod, own_namespace: &str) -> Option<Self> {
+    pub(crate) fn about(pod: &LeanPod, own_namespace: &str) -> Option<Self> {
         let name = pod.metadata.namespace.as_deref()?;
-        let raw = serde_json::to_value(pod).ok()?;
-        let decision = decide::decide(decide::Namespace { name, enabled: true }, &raw, own_namespace);
+        let decision = decide::decide(decide::Namespace { name, enabled: true }, &raw(pod), own_namespace);
         let (warning, reason, note) = told(decision)?;
         let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(marks::INJECT));
-        let owner = Owner::of(pod);
+        let owner = Owner::of(&pod.metadata);
         let note = match &owner {
             Some(_) => format!("pod {}: {note}", pod.metadata.name.as_deref().unwrap_or_default()),
             None => note,
         };
-        let about = owner.map_or_else(|| itself(pod), |owner| controller(owner, name));
+        let about = owner.map_or_else(|| itself(&pod.metadata), |owner| controller(owner, name));
         Some(Self {
             namespace: name.to_owned(),
             wanted: label.is_some_and(|value| value == marks::ENABLED),
@@ -180,14 +183,14 @@ fn controller(owner: Owner, namespace: &str) -> v1::ObjectReference {
     }
 }
 
-fn itself(pod: &v1::Pod) -> v1::ObjectReference {
-    let Key { namespace, name } = Key::of(&pod.metadata);
+fn itself(meta: &ObjectMeta) -> v1::ObjectReference {
+    let Key { namespace, name } = Key::of(meta);
     v1::ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Pod".into()),
         name: Some(name),
         namespace: Some(namespace),
-        uid: pod.metadata.uid.clone(),
+        uid: meta.uid.clone(),
         ..v1::ObjectReference::default()
     }
 }

@@ -4,6 +4,10 @@ use clap::Parser;
 use firebreak_operator::{args::Args, run::run};
 use firebreak_runtime::log;
 
+/// Lists come and go, and their memory with them: the C library's allocator would keep it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     log::init(&args.log)?;

@@ -3,6 +3,8 @@
 //! Lists come in pages and watches with bookmarks, so memory holds one page of full objects at a time. Our own kinds are
 //! watched as untyped objects: one that does not parse is a matter for its status, not for the watch.
 
+pub(crate) mod pod;
+
 use std::{fmt::Debug, sync::Arc};
 
 use firebreak_crds::{
@@ -23,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use self::pod::LeanPod;
 use crate::{
     events::PodNotice,
     index::{Event, Fault, Filed, Key, Namespace, Pod, Policy, Service, Update},
@@ -43,6 +46,9 @@ pub(crate) enum News {
 
 /// How many kinds must have told all they know before anything may be written.
 pub(crate) const KINDS: usize = 6;
+
+/// Objects that are in memory whole at a time, while a list is read.
+const PAGE: u32 = 250;
 
 /// How young a pod is that is worth an Event: older ones were told about, or nobody looks any more.
 const YOUNG: SignedDuration = SignedDuration::from_secs(120);
@@ -78,8 +84,10 @@ impl Watches {
 
     fn feed_pods(&self, tasks: &TaskTracker) {
         let (news, own) = (self.news.clone(), self.own_namespace.clone());
-        let trim = move |pod: v1::Pod| {
-            let trimmed = Pod::from(&pod);
+        let pods = Api::all_with(self.client.clone(), &ApiResource::erase::<v1::Pod>(&()));
+        let trim = move |pod: LeanPod| {
+            let phase = pod.status.as_ref().map_or("", |status| status.phase.as_str());
+            let trimmed = Pod::new(&pod.metadata, phase);
             let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
             if trimmed.running
                 && Timestamp::now().duration_since(created) < YOUNG
@@ -90,9 +98,7 @@ impl Watches {
             }
             Some(trimmed)
         };
-        self.feed(tasks, "Pod", Api::all(self.client.clone()), trim, |update| {
-            News::World(Box::new(Event::Pod(update)))
-        });
+        self.feed(tasks, "Pod", pods, trim, |update| News::World(Box::new(Event::Pod(update))));
     }
 
     /// Watches objects of `kind`, trims each, and hands on what it became.
@@ -117,7 +123,7 @@ impl Watches {
             let stop = this.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = this.follow(kind, watcher(api, config.page_size(500)), trim, news) => {}
+                () = this.follow(kind, watcher(api, config.page_size(PAGE)), trim, news) => {}
             }
         });
     }

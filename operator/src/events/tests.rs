@@ -61,7 +61,7 @@ fn a_fault_is_told_at_each_phase_but_the_first() {
 }
 
 fn notice(pod: Value) -> Option<Notice> {
-    let pod: v1::Pod = serde_json::from_value(pod).unwrap();
+    let pod: LeanPod = serde_json::from_value(pod).unwrap();
     PodNotice::about(&pod, "firebreak-system").map(|notice| notice.notice)
 }
 

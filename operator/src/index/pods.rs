@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use firebreak_crds::marks;
-use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Affected, Filed, Key, Store, Update};
 
@@ -80,31 +80,27 @@ impl Pods {
 }
 
 impl Pod {
+    /// The pod with that metadata, in `phase`.
+    pub fn new(meta: &ObjectMeta, phase: &str) -> Self {
+        let annotation = |name: &str| meta.annotations.as_ref().is_some_and(|them| them.contains_key(name));
+        let label = meta.labels.as_ref().and_then(|them| them.get(marks::INJECT));
+        Self {
+            key: Key::of(meta),
+            injected: annotation(marks::INJECTED),
+            wanted: label.is_some_and(|value| value == marks::ENABLED),
+            running: !matches!(phase, "Succeeded" | "Failed") && meta.deletion_timestamp.is_none(),
+        }
+    }
+
     fn carrier(&self) -> bool {
         self.injected || self.wanted
     }
 }
 
-impl From<&v1::Pod> for Pod {
-    fn from(pod: &v1::Pod) -> Self {
-        let meta = &pod.metadata;
-        let annotation = |name: &str| meta.annotations.as_ref().is_some_and(|them| them.contains_key(name));
-        let label = meta.labels.as_ref().and_then(|them| them.get(marks::INJECT));
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let finished = matches!(phase, Some("Succeeded" | "Failed"));
-        Self {
-            key: Key::of(meta),
-            injected: annotation(marks::INJECTED),
-            wanted: label.is_some_and(|value| value == marks::ENABLED),
-            running: !finished && meta.deletion_timestamp.is_none(),
-        }
-    }
-}
-
 impl Owner {
-    /// The pod's controller, if it has one.
-    pub fn of(pod: &v1::Pod) -> Option<Self> {
-        let owners = pod.metadata.owner_references.as_ref()?;
+    /// The controller of the pod with that metadata, if it has one.
+    pub fn of(meta: &ObjectMeta) -> Option<Self> {
+        let owners = meta.owner_references.as_ref()?;
         let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
         Some(Self {
             api_version: owner.api_version.clone(),
