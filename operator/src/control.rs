@@ -327,3 +327,6 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

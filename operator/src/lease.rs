@@ -49,6 +49,12 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Held(watch::Receiver<bool>);
 
 impl Held {
+    /// Held whenever `told` says so.
+    #[cfg(test)]
+    pub(crate) fn told(told: watch::Receiver<bool>) -> Self {
+        Self(told)
+    }
+
     /// Whether this replica may write now.
     pub(crate) fn now(&self) -> bool {
         *self.0.borrow()

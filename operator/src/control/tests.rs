@@ -1,0 +1,238 @@
+//! The control task against an API server that takes everything: which requests it makes, in which order, and when none.
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use tower::service_fn;
+
+use super::*;
+use crate::{
+    index::{Fault, Policy},
+    scenario::{fault, namespace, policy, service},
+};
+
+const CONFIG: &str = "PATCH /api/v1/namespaces/shop/configmaps/firebreak-proxy";
+const POLICY: &str = "PATCH /apis/firebreak.dev/v1alpha1/namespaces/shop/trafficpolicies/p/status";
+const FAULT: &str = "PATCH /apis/firebreak.dev/v1alpha1/namespaces/shop/faultspecs/f/status";
+
+/// A control task on its own, with both ends in the test's hands.
+struct Stage {
+    news: mpsc::Sender<News>,
+    held: watch::Sender<bool>,
+    requests: mpsc::UnboundedReceiver<(String, Value)>,
+    stop: CancellationToken,
+}
+
+fn stage() -> Stage {
+    let (seen, requests) = mpsc::unbounded_channel();
+    let server = service_fn(move |request: Request<Body>| {
+        let seen = seen.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let bytes = body.collect().await?.to_bytes();
+            let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let _ = seen.send((format!("{} {}", head.method, head.uri.path()), object));
+            Ok::<_, tower::BoxError>(Response::new(Body::from(bytes.to_vec())))
+        }
+    });
+    let client = Client::new(server, "default");
+    let (held, is_held) = watch::channel(false);
+    let (news, incoming) = mpsc::channel(64);
+    let (stop, (metrics, _)) = (CancellationToken::new(), Metrics::new());
+    // Events are not what is tested here: nobody tells them.
+    let (teller, _telling) = Teller::new(client.clone(), "a", metrics.clone(), stop.clone());
+    let control = Control {
+        client,
+        own_namespace: "firebreak-system".into(),
+        held: Held::told(is_held),
+        teller,
+        pokes: None,
+        ready: watch::channel(false).0,
+        metrics,
+        state: State::default(),
+    };
+    tokio::spawn(control.run(incoming, stop.clone()));
+    Stage { news, held, requests, stop }
+}
+
+impl Stage {
+    async fn tell(&self, event: Event) {
+        self.news.send(News::World(Box::new(event))).await.unwrap();
+    }
+
+    /// Everything is listed, with `config_maps` in force, and then `events` come.
+    async fn begin(&self, events: Vec<Event>, config_maps: Vec<configmap::Held>) {
+        for event in [
+            Event::Namespace(Update::Reset(vec![])),
+            Event::Service(Update::Reset(vec![])),
+            Event::Pod(Update::Reset(vec![])),
+            Event::Policy(Update::Reset(vec![])),
+            Event::Fault(Update::Reset(vec![])),
+        ] {
+            self.tell(event).await;
+        }
+        for event in events {
+            self.tell(event).await;
+        }
+        self.news.send(News::ConfigMap(Update::Reset(config_maps))).await.unwrap();
+    }
+
+    /// The next request, which must be `expected`; its body.
+    async fn next(&mut self, expected: &str) -> Value {
+        let (request, object) = self.requests.recv().await.unwrap();
+        assert_eq!(request, expected, "{object}");
+        object
+    }
+
+    /// Nothing is asked for as long as anybody would wait.
+    async fn quiet(&mut self) {
+        sleep(Duration::from_secs(20)).await;
+        if let Ok(request) = self.requests.try_recv() {
+            panic!("{request:?}");
+        }
+    }
+
+    /// The watch shows the `ConfigMap` of `shop` as it was written.
+    async fn show_config(&self, written: &Value) {
+        self.news.send(News::ConfigMap(Update::Apply(held(written)))).await.unwrap();
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn held(written: &Value) -> configmap::Held {
+    let mut map: ConfigMap = serde_json::from_value(written.clone()).unwrap();
+    map.metadata.namespace = Some("shop".into());
+    map.into()
+}
+
+fn on_a() -> Value {
+    json!({"targetRefs": [{"kind": "Service", "name": "a"}]})
+}
+
+fn shop() -> Vec<Event> {
+    vec![
+        namespace("shop", &[("firebreak.dev/faults", "enabled")]),
+        service("shop/a", 1, &["http:80"]),
+        policy("shop/p", 1, on_a()),
+    ]
+}
+
+/// The policy as the watch shows it with the status that was written.
+fn with_status(written: &Value) -> Event {
+    let Event::Policy(Update::Apply(mut policy)) = policy("shop/p", 1, on_a()) else { panic!("not a policy") };
+    policy.status = serde_json::from_value(written["status"].clone()).unwrap();
+    Event::Policy(Update::<Policy>::Apply(policy))
+}
+
+fn entries(config: &Value) -> String {
+    config["data"]["config.json"].as_str().unwrap().to_owned()
+}
+
+fn published(status: &Value) -> String {
+    let conditions = status["status"]["conditions"].as_array().unwrap();
+    conditions.iter().find(|it| it["type"] == "Published").unwrap()["status"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_writes_nothing_and_writes_what_differs_once_it_leads() {
+    let mut stage = stage();
+    stage.begin(shop(), vec![]).await;
+    stage.quiet().await;
+    stage.held.send_replace(true);
+    let config = stage.next(CONFIG).await;
+    assert!(entries(&config).contains("\"shop/p\""));
+    let status = stage.next(POLICY).await;
+    assert_eq!(published(&status), "True", "the config was written before the status speaks of it");
+    assert_eq!(status["metadata"]["uid"], "u", "only this life of the object");
+    stage.show_config(&config).await;
+    stage.tell(with_status(&status)).await;
+    stage.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_holder_finds_everything_in_order_and_writes_nothing() {
+    let mut first = stage();
+    first.held.send_replace(true);
+    first.begin(shop(), vec![]).await;
+    let (config, status) = (first.next(CONFIG).await, first.next(POLICY).await);
+    let mut second = stage();
+    second.held.send_replace(true);
+    let mut world = shop();
+    world.push(with_status(&status));
+    second.begin(world, vec![held(&config)]).await;
+    second.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_or_spoiled_is_written_again_and_what_nobody_names_is_not() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    stage.begin(shop(), vec![]).await;
+    let (config, status) = (stage.next(CONFIG).await, stage.next(POLICY).await);
+    stage.show_config(&config).await;
+    stage.tell(with_status(&status)).await;
+    stage.tell(service("shop/unrelated", 9, &["http:80"])).await;
+    stage.quiet().await;
+    stage.news.send(News::ConfigMap(Update::Delete(configmap::key("shop")))).await.unwrap();
+    assert_eq!(stage.next(CONFIG).await, config);
+    stage.show_config(&config).await;
+    let mut spoiled = config.clone();
+    spoiled["data"]["config.json"] = json!("{}");
+    stage.show_config(&spoiled).await;
+    assert_eq!(stage.next(CONFIG).await, config);
+}
+
+#[tokio::test(start_paused = true)]
+async fn losing_the_lease_ends_all_writing() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    stage.begin(shop(), vec![]).await;
+    stage.next(CONFIG).await;
+    stage.next(POLICY).await;
+    stage.held.send_replace(false);
+    stage.quiet().await;
+    stage.tell(policy("shop/q", 2, on_a())).await;
+    stage.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_faults_start_is_on_record_before_any_config_holds_it() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    stage.begin(shop(), vec![]).await;
+    let (config, status) = (stage.next(CONFIG).await, stage.next(POLICY).await);
+    stage.show_config(&config).await;
+    stage.tell(with_status(&status)).await;
+    stage.tell(fault("shop/f", 1, on_a(), &json!({}))).await;
+    let started = stage.next(FAULT).await;
+    assert_eq!(started["status"]["phase"], "Pending");
+    assert!(started["status"]["startedAt"].is_string() && started["status"]["expiresAt"].is_string(), "{started}");
+    stage.quiet().await;
+    let Event::Fault(Update::Apply(mut fault)) = fault("shop/f", 1, on_a(), &json!({})) else { panic!("not a fault") };
+    fault.status = serde_json::from_value(started["status"].clone()).unwrap();
+    stage.tell(Event::Fault(Update::<Fault>::Apply(fault))).await;
+    assert!(entries(&stage.next(CONFIG).await).contains("FaultSpec"));
+    let running = stage.next(FAULT).await;
+    assert_eq!(running["status"]["phase"], "Running");
+    assert_eq!(running["status"]["startedAt"], started["status"]["startedAt"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_carrier_takes_its_namespaces_config_along() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    stage.begin(shop(), vec![]).await;
+    let (config, status) = (stage.next(CONFIG).await, stage.next(POLICY).await);
+    stage.show_config(&config).await;
+    stage.tell(with_status(&status)).await;
+    stage.tell(namespace("shop", &[("firebreak.dev/inject", "disabled")])).await;
+    stage.next("DELETE /api/v1/namespaces/shop/configmaps/firebreak-proxy").await;
+}
