@@ -159,6 +159,15 @@ pub(crate) fn abort_rules() -> Value {
     )])
 }
 
+/// A map of labels, bounded as Kubernetes bounds a label's value.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 63},
+    })
+}
+
 impl JsonSchema for Duration {
     fn schema_name() -> Cow<'static, str> {
         "Duration".into()

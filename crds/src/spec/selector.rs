@@ -27,7 +27,7 @@ pub struct Callers {
 pub struct LabelSelector {
     /// Labels that must have exactly these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[cfg_attr(feature = "kube", schemars(extend("maxProperties" = 16)))]
+    #[cfg_attr(feature = "kube", schemars(schema_with = "super::schema::labels"))]
     pub match_labels: Labels,
     /// Conditions on labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,0 +1,201 @@
+//! The wire format: whatever a user may write survives the way from operator to proxy, and what was ever written parses.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use firebreak_crds::{
+    spec::{
+        Abort, Backoff, Budget, Bulkhead, Condition, Delay, Duration, Expression, Fault, HttpMatch, LabelSelector,
+        Methods, Operator, PathMatch, Percent, Retries, Route, Timeouts, ValueMatch,
+    },
+    wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
+};
+use jiff::Timestamp;
+use proptest::{collection::vec, option, prelude::*, sample::select, sample::subsequence};
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (1u64..400_000_000).prop_map(Duration::from_millis)
+}
+
+fn percent() -> impl Strategy<Value = Percent> {
+    (0u32..100, 0u32..10_000).prop_map(|(whole, part)| format!("{whole}.{part:04}").parse().unwrap())
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    let clock = || option::of(duration());
+    (clock(), clock(), clock(), clock()).prop_map(|(connect, attempt, request, idle)| Timeouts {
+        connect,
+        attempt,
+        request,
+        idle,
+    })
+}
+
+fn conditions() -> impl Strategy<Value = Vec<Condition>> {
+    let all = vec![
+        Condition::ConnectFailure,
+        Condition::ResetBeforeResponse,
+        Condition::RefusedStream,
+        Condition::GatewayError,
+        Condition::ServerError,
+        Condition::Retriable4xx,
+        Condition::Codes,
+        Condition::GrpcCancelled,
+        Condition::GrpcDeadlineExceeded,
+        Condition::GrpcResourceExhausted,
+        Condition::GrpcInternal,
+        Condition::GrpcUnavailable,
+    ];
+    subsequence(all, 1..12)
+}
+
+fn retries() -> impl Strategy<Value = Retries> {
+    let backoff = (option::of(duration()), option::of(duration())).prop_map(|(base, max)| Backoff { base, max });
+    let budget = (option::of(percent()), option::of(0u32..1_000), option::of(duration()))
+        .prop_map(|(percent, min_per_second, window)| Budget { percent, min_per_second, window });
+    let methods = select(vec![Methods::Safe, Methods::Idempotent, Methods::All]);
+    let codes = option::of(vec(400u16..600, 0..4));
+    (
+        option::of(0u8..=10),
+        option::of(conditions()),
+        codes,
+        option::of(methods),
+        option::of(backoff),
+        option::of(budget),
+    )
+        .prop_map(|(max_retries, conditions, codes, methods, backoff, budget)| Retries {
+            max_retries,
+            conditions,
+            codes,
+            methods,
+            backoff,
+            budget,
+        })
+}
+
+fn bulkhead() -> impl Strategy<Value = Bulkhead> {
+    let limit = || option::of(1u32..10_000);
+    (limit(), limit(), limit(), option::of(duration())).prop_map(
+        |(max_connections, max_requests, max_pending, max_pending_time)| Bulkhead {
+            max_connections,
+            max_requests,
+            max_pending,
+            max_pending_time,
+        },
+    )
+}
+
+fn either() -> impl Strategy<Value = (Option<String>, Option<String>)> {
+    ("[ -~]{0,20}", any::<bool>()).prop_map(|(text, exact)| if exact { (Some(text), None) } else { (None, Some(text)) })
+}
+
+fn http_match() -> impl Strategy<Value = HttpMatch> {
+    let path = either().prop_map(|(exact, prefix)| PathMatch { exact, prefix });
+    let value = either().prop_map(|(exact, prefix)| ValueMatch { exact, prefix });
+    let headers = vec(("[a-z-]{1,12}", value), 0..3).prop_map(|pairs| pairs.into_iter().collect::<BTreeMap<_, _>>());
+    (option::of(path), vec("[A-Z]{1,8}", 0..3), headers).prop_map(|(path, methods, headers)| HttpMatch {
+        path,
+        methods,
+        headers,
+    })
+}
+
+fn selector() -> impl Strategy<Value = LabelSelector> {
+    let operator = select(vec![Operator::In, Operator::NotIn, Operator::Exists, Operator::DoesNotExist]);
+    let expression = ("[a-z]{1,8}", operator, vec("[a-z]{1,8}", 0..3)).prop_map(|(key, operator, values)| Expression {
+        key,
+        operator,
+        values,
+    });
+    (prop::collection::btree_map("[a-z]{1,8}", "[a-z]{0,8}", 0..3), vec(expression, 0..3))
+        .prop_map(|(match_labels, match_expressions)| LabelSelector { match_labels, match_expressions })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let route = (http_match(), option::of(timeouts()), option::of(retries()))
+        .prop_map(|(matches, timeouts, retries)| Route { matches, timeouts, retries });
+    (option::of(selector()), option::of(timeouts()), option::of(retries()), option::of(bulkhead()), vec(route, 0..3))
+        .prop_map(|(from, timeouts, retries, bulkhead, routes)| Policy { from, timeouts, retries, bulkhead, routes })
+}
+
+fn fault() -> impl Strategy<Value = wire::Fault> {
+    let delay = (percent(), duration()).prop_map(|(percent, fixed)| Delay { percent, fixed });
+    let abort = (percent(), option::of(400u16..600), option::of(1u8..=16), any::<bool>())
+        .prop_map(|(percent, http_status, grpc_status, reset)| Abort { percent, http_status, grpc_status, reset });
+    let one = (option::of(delay), option::of(abort)).prop_map(|(delay, abort)| Fault { delay, abort });
+    let end = (0i64..4_000_000_000).prop_map(|second| Timestamp::from_second(second).unwrap());
+    (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), end, duration()).prop_map(
+        |(from, matches, faults, seed, expires_at, duration)| wire::Fault {
+            from,
+            matches,
+            faults,
+            seed,
+            expires_at,
+            duration,
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let protocol = select(vec![Protocol::Detect, Protocol::Http, Protocol::Tcp]);
+    let endpoints =
+        vec(any::<std::net::SocketAddrV4>().prop_map(|address| wire::Endpoint { address: address.into() }), 0..3);
+    let names = || vec("[a-z]{1,8}/[a-z]{1,8}", 0..3);
+    let port = (option::of("[a-z]{1,8}"), any::<u16>(), protocol, option::of(endpoints), names(), names()).prop_map(
+        |(name, port, protocol, endpoints, policies, faults)| Port {
+            name,
+            port,
+            protocol,
+            listen: Vec::new(),
+            endpoints,
+            policies,
+            faults,
+        },
+    );
+    (vec(any::<std::net::IpAddr>(), 0..3), vec(port, 0..3)).prop_map(|(addresses, ports)| Service { addresses, ports })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_is_written_is_read(
+        services in vec(service(), 0..3),
+        policies in vec(policy(), 0..3),
+        faults in vec(fault(), 0..3),
+        transparent: bool,
+    ) {
+        let services = services.into_iter().map(Body::Service);
+        let bodies = services.chain(policies.into_iter().map(Body::Policy)).chain(faults.into_iter().map(Body::Fault));
+        let entry = |(number, body)| Entry { name: format!("shop/o{number}"), generation: 7, body };
+        let config = Config { namespace: "shop".into(), transparent, entries: bodies.enumerate().map(entry).collect() };
+        let (document, revision) = config.encode().unwrap();
+        let decoded = decode(document.as_bytes()).unwrap();
+        prop_assert_eq!(&decoded.problems, &[]);
+        prop_assert_eq!(&decoded.ignored, &[] as &[String]);
+        let mut expected = config.entries;
+        expected.sort_by(|a, b| (a.body.kind(), &a.name).cmp(&(b.body.kind(), &b.name)));
+        prop_assert_eq!(&decoded.config.entries, &expected);
+        prop_assert_eq!(decoded.config.encode().unwrap(), (document, revision));
+    }
+
+    /// Nothing that a file may hold makes a reader panic.
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = decode(&bytes);
+    }
+}
+
+/// Every document that a released operator could write, as it was written.
+#[test]
+fn documents_of_every_version_parse() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat");
+    let mut seen = 0;
+    for file in fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let decoded = decode(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!((decoded.problems, decoded.ignored), (vec![], vec![]), "{}", path.display());
+        assert!(!decoded.config.entries.is_empty(), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 1);
+}
