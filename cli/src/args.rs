@@ -25,6 +25,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Demo(DemoArgs),
     Lint(LintArgs),
     Local(LocalArgs),
     Completion(CompletionArgs),
@@ -33,6 +34,30 @@ pub(crate) enum Command {
     /// For `helm test`.
     #[command(subcommand, hide = true)]
     Selftest(SelftestCommand),
+}
+
+/// See timeouts, retries, bulkheads and faults at work, on this machine.
+///
+/// Starts sample services and the proxy on 127.0.0.1, applies the three examples of the 2018 talk in turn, sends real
+/// requests, and compares what became of them with what the policies promise. Exit code 1: a promise was broken.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  firebreak demo                 about a quarter of a minute
+  firebreak demo --for 1m        no longer than that
+  firebreak demo --json | jq '.parts[].checks[]'")]
+pub(crate) struct DemoArgs {
+    /// The longest that it may take, from 8s to 10m
+    #[arg(long = "for", value_name = "DURATION", default_value = "20s", value_parser = length)]
+    pub(crate) length: Duration,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn length(text: &str) -> Result<Duration, String> {
+    let length: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let fits = (Duration::from_secs(8)..=Duration::from_secs(600)).contains(&length);
+    if fits { Ok(length) } else { Err("must be from 8s to 10m: the parts need their time".to_owned()) }
 }
 
 /// Check TrafficPolicies and FaultSpecs without a cluster.

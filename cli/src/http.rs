@@ -23,6 +23,7 @@ use tokio::{
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
     pub(crate) took: Duration,
 }
 
@@ -80,8 +81,8 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<A
     let (mut sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await?;
     let conversation = async {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        body.collect().await?;
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, took: began.elapsed() })
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, took: began.elapsed() })
     };
     tokio::pin!(conversation, connection);
     tokio::select! {

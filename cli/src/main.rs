@@ -4,15 +4,16 @@
 //! command did its work and found something wrong, 2 it could not do its work.
 
 mod args;
+mod demo;
 mod http;
 mod lint;
 mod local;
 mod manifest;
 mod selftest;
 
-use std::{io, process::ExitCode};
+use std::{env, io, path::Path, process::ExitCode};
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command};
 
@@ -20,15 +21,23 @@ use self::args::{Cli, Command};
 const COULD_NOT: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&named().get_matches()).unwrap_or_else(|error| error.exit());
     run(&cli.command).unwrap_or_else(|error| {
         anstream::eprintln!("error: {error:#}");
         ExitCode::from(COULD_NOT)
     })
 }
 
+/// The command line, under the name by which it was called.
+fn named() -> clap::Command {
+    let program = env::args_os().next().unwrap_or_default();
+    let plugin = Path::new(&program).file_stem().is_some_and(|name| name == "kubectl-firebreak");
+    if plugin { Cli::command().bin_name("kubectl firebreak") } else { Cli::command() }
+}
+
 fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Demo(args) => block_on(demo::run(args)),
         Command::Lint(args) => lint::run(args),
         Command::Local(args) => block_on(local::run(args)),
         Command::Completion(args) => {

@@ -1,0 +1,129 @@
+//! Requests, and what became of each as the caller saw it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hyper::Uri;
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::http::{self, Answer, NoAnswer};
+
+/// Longer than any policy of the demo lets a request take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How requests end, in the words of the metric `firebreak_requests_total`.
+pub(crate) mod fate {
+    pub(crate) const SUCCEEDED: &str = "succeeded";
+    pub(crate) const AFTER_RETRY: &str = "succeeded_after_retry";
+    pub(crate) const FAILED: &str = "failed";
+    pub(crate) const TIMED_OUT: &str = "timed_out";
+    pub(crate) const REFUSED: &str = "refused_by_bulkhead";
+    pub(crate) const INJECTED: &str = "injected";
+    pub(crate) const UNREACHABLE: &str = "unreachable";
+    /// All of them, with those that the demo's callers never cause.
+    pub(crate) const ALL: [&str; 9] =
+        [SUCCEEDED, AFTER_RETRY, FAILED, TIMED_OUT, REFUSED, INJECTED, UNREACHABLE, "cancelled", "rejected"];
+}
+
+/// How many to send.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) to: Uri,
+    /// Under way at a time.
+    pub(crate) at_once: usize,
+    /// In all.
+    pub(crate) most: u64,
+    /// None is begun after this.
+    pub(crate) until: Instant,
+}
+
+/// What callers saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Requests sent.
+    pub(crate) sent: u64,
+    /// By fate, as far as a caller can tell: it does not see retries.
+    pub(crate) fates: BTreeMap<&'static str, u64>,
+    /// By the proxy's reason.
+    pub(crate) reasons: BTreeMap<String, u64>,
+    /// The longest that any took.
+    pub(crate) slowest: Duration,
+    /// The longest that any took whose reason was `bulkhead_full`.
+    pub(crate) slowest_refusal: Duration,
+    /// Answers that the proxy gave without saying why.
+    pub(crate) unexplained: u64,
+}
+
+/// Sends the load; `progress` is called after each request.
+pub(crate) async fn send(load: Load, progress: impl Fn() + Clone + Send + 'static) -> Tally {
+    let begun = Arc::new(AtomicU64::new(0));
+    let mut callers = JoinSet::new();
+    for _ in 0..load.at_once {
+        let (load, begun, progress) = (load.clone(), Arc::clone(&begun), progress.clone());
+        callers.spawn(async move {
+            let mut tally = Tally::default();
+            while Instant::now() < load.until && begun.fetch_add(1, Relaxed) < load.most {
+                tally.add(http::get(&load.to, PATIENCE).await);
+                progress();
+            }
+            tally
+        });
+    }
+    callers.join_all().await.into_iter().fold(Tally::default(), Tally::plus)
+}
+
+impl Tally {
+    /// Counts one request.
+    pub(crate) fn add(&mut self, answer: Result<Answer, NoAnswer>) {
+        self.sent += 1;
+        let Ok(answer) = answer else {
+            // The proxy answers whatever it accepts, so this is the proxy's failure and must show.
+            *self.fates.entry("no_answer").or_default() += 1;
+            return;
+        };
+        self.slowest = self.slowest.max(answer.took);
+        let reason = answer.reason();
+        *self.fates.entry(fate_of(answer.status, reason)).or_default() += 1;
+        if let Some(reason) = reason {
+            *self.reasons.entry(reason.to_owned()).or_default() += 1;
+        }
+        if reason == Some("bulkhead_full") {
+            self.slowest_refusal = self.slowest_refusal.max(answer.took);
+        }
+        self.unexplained += u64::from(answer.status == 504 && reason.is_none());
+    }
+
+    /// Both together.
+    pub(crate) fn plus(mut self, other: Self) -> Self {
+        self.sent += other.sent;
+        other.fates.into_iter().for_each(|(fate, count)| *self.fates.entry(fate).or_default() += count);
+        other.reasons.into_iter().for_each(|(reason, count)| *self.reasons.entry(reason).or_default() += count);
+        self.slowest = self.slowest.max(other.slowest);
+        self.slowest_refusal = self.slowest_refusal.max(other.slowest_refusal);
+        self.unexplained += other.unexplained;
+        self
+    }
+
+    /// How many ended so.
+    pub(crate) fn fate(&self, fate: &str) -> u64 {
+        self.fates.get(fate).copied().unwrap_or_default()
+    }
+}
+
+/// The fate as the caller sees it.
+fn fate_of(status: u16, reason: Option<&str>) -> &'static str {
+    match (status, reason) {
+        (200..=299, _) => fate::SUCCEEDED,
+        (_, Some("attempt_timeout" | "request_timeout" | "idle_timeout")) => fate::TIMED_OUT,
+        (_, Some("bulkhead_full" | "bulkhead_timeout")) => fate::REFUSED,
+        (_, Some("fault_abort" | "fault_reset")) => fate::INJECTED,
+        (_, None | Some("callee_error")) => fate::FAILED,
+        (_, Some(_)) => fate::UNREACHABLE,
+    }
+}
