@@ -1,6 +1,6 @@
 //! Headers that concern one hop only, and those that a proxy adds (RFC 9110, 7.6).
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, response};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -37,8 +37,12 @@ pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderV
 }
 
 /// Makes the head of a response fit to be sent back.
-pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) {
-    remove_hop_by_hop(headers, upgrade);
+pub fn prepare_response(response: &mut response::Parts, upgrade: bool) {
+    remove_hop_by_hop(&mut response.headers, upgrade);
+    if response.version == Version::HTTP_10 {
+        // As with requests: an old callee must not make the caller's connection an old one.
+        response.version = Version::HTTP_11;
+    }
 }
 
 /// The id by which two proxies recognise a request: its trace, or its request id.

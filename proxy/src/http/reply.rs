@@ -36,7 +36,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Response<ReplyBody> {
     let Answer { response, connection } = answer;
     let (mut head, body) = response.into_parts();
-    prepare_response(&mut head.headers, false);
+    prepare_response(&mut head, false);
     call.status = Some(head.status);
     let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
     let failed = head.status.is_server_error() || grpc_status.is_some_and(grpc::is_server_error);

@@ -25,7 +25,7 @@ pub fn switch(mut call: Call, clocks: Clocks, caller: OnUpgrade, answer: Answer)
     let Answer { mut response, connection } = answer;
     let callee = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
-    prepare_response(&mut head.headers, true);
+    prepare_response(&mut head, true);
     call.status = Some(head.status);
     let counted = call.link.worker.common.connections.count();
     spawn_local(async move {

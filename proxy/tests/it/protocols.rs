@@ -253,3 +253,32 @@ async fn a_head_request_has_no_body_and_keeps_its_length() {
         sender.ready().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn old_versions_on_one_side_do_not_reach_the_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            let count = stream.read(&mut head).await.unwrap();
+            assert!(String::from_utf8_lossy(&head[..count]).starts_with("GET / HTTP/1.1\r\n"));
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await.unwrap();
+        }
+    });
+    let mesh = Mesh::with(&[address], json!({"protocol": "Http"}), &[]);
+    let mut sender = connect_h1(mesh.address).await;
+    for _ in 0..2 {
+        let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.version(), Version::HTTP_11);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "until the end");
+        sender.ready().await.unwrap();
+    }
+    let mut old = TcpStream::connect(mesh.address).await.unwrap();
+    old.write_all(b"GET / HTTP/1.0\r\nHost: callee\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    old.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nuntil the end"), "{answer}");
+}
