@@ -13,6 +13,7 @@ use super::{Namespace, metrics::Metrics};
 use crate::app::{
     ECHO_PORT, GREETING_PORT, HEALTH, HTTP_PORT, behaviour::Behaviour, call::Report, hold::Event, record::Record,
 };
+use crate::wait;
 
 /// The image that `tests/run` makes.
 pub const IMAGE: &str = "firebreak-testapp:dev";
@@ -50,6 +51,13 @@ impl<'a> App<'a> {
     pub fn ready(&self) -> anyhow::Result<()> {
         let what = format!("deployment/{}", self.name);
         self.namespace.kubectl(&["rollout", "status", &what, "--timeout=60s"]).map(drop)
+    }
+
+    /// Waits until `caller` reaches it by its Service, which the node's kube-proxy brings about some time after it is ready.
+    pub fn ready_for(&self, caller: &App) -> anyhow::Result<()> {
+        self.ready()?;
+        let url = format!("http://{}{HEALTH}", self.name);
+        wait::until("the Service has the pod", || caller.run(&["get", &url]).map(|_| true))
     }
 
     /// Its pod.

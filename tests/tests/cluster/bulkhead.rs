@@ -13,6 +13,7 @@ fn a_service_that_hangs_takes_its_hundred_connections_and_no_more() -> anyhow::R
     let shop = super::shop()?;
     let (web, service2) = (App::named(&shop, "web"), App::named(&shop, "service2"));
     let service3 = App::deploy(&shop, "service3")?;
+    service3.ready_for(&web)?;
     shop.apply_example("talk-2-bulkhead.yaml")?;
     super::in_force(&shop, "trafficpolicy/service2")?;
     service2.behave(&Behaviour { hang: true, ..Behaviour::default() })?;

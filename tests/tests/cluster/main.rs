@@ -14,7 +14,11 @@ mod retries;
 mod wrong;
 
 use firebreak_tests::{
-    cluster::{Namespace, app::App, install as chart},
+    cluster::{
+        Namespace,
+        app::{App, manifest},
+        install as chart,
+    },
     wait,
 };
 
@@ -22,8 +26,9 @@ use firebreak_tests::{
 fn shop() -> anyhow::Result<Namespace> {
     chart::firebreak()?;
     let shop = Namespace::enabled("shop")?;
-    App::deploy(&shop, "web")?;
-    App::deploy(&shop, "service2")?;
+    shop.apply(&["web", "service2"].map(manifest).join("---"))?;
+    App::named(&shop, "web").ready()?;
+    App::named(&shop, "service2").ready_for(&App::named(&shop, "web"))?;
     Ok(shop)
 }
 
