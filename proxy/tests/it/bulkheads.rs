@@ -74,6 +74,28 @@ async fn idle_connections_to_one_endpoint_make_room_for_another() {
     wait_for(&mesh, "resource=\"connections\"} 1").await;
 }
 
+/// Connections land on either worker; the limit is one for both together.
+#[tokio::test]
+async fn limits_are_exact_across_workers_and_an_idle_connection_of_one_makes_room_for_the_other() {
+    let callee = Callee::answering(&[200]).await;
+    let policy = json!({"bulkhead": {"maxConnections": 1, "maxPending": 100, "maxPendingTime": "30s"}});
+    let mesh = Arc::new(Mesh::on(2, &[callee.address], json!({"protocol": "Http"}), &[("TrafficPolicy", policy)]));
+    for _ in 0..30 {
+        assert_eq!(mesh.get("/").await.status, 200, "one at a time");
+    }
+    let together: Vec<_> = (0..30)
+        .map(|_| {
+            let mesh = Arc::clone(&mesh);
+            tokio::spawn(async move { mesh.get("/").await.status })
+        })
+        .collect();
+    for status in together {
+        assert_eq!(status.await.unwrap(), 200, "all at once");
+    }
+    assert_eq!(mesh.fates(60).await, counts(&[("succeeded", 60)]));
+    wait_for(&mesh, "resource=\"connections\"} 1").await;
+}
+
 async fn wait_for(mesh: &Mesh, line: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !mesh

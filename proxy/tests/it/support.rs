@@ -109,7 +109,12 @@ impl Mesh {
     }
 
     /// A proxy with any entries; `port` is merged into the Service's port.
-    pub(crate) fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+    pub fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+        Self::on(1, endpoints, port, entries)
+    }
+
+    /// The same with any number of workers.
+    pub fn on(workers: usize, endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
         let address = free_address();
         let endpoints: Vec<_> = endpoints.iter().map(|address| json!({"address": address})).collect();
         let mut service = json!({"port": 80, "listen": [address], "endpoints": endpoints,
@@ -118,7 +123,7 @@ impl Mesh {
         let mut list = vec![json!({"kind": "Service", "name": "shop/callee", "body": {"ports": [service]}})];
         list.extend(entries.iter().map(|(kind, body)| json!({"kind": kind, "name": "shop/test", "body": body})));
         let settings = Settings {
-            workers: 1,
+            workers,
             identity: Identity { name: "caller-pod".into(), ..Identity::default() },
             admin: vec![(Ipv4Addr::LOCALHOST, 0).into()],
             redirected: Vec::new(),
