@@ -90,7 +90,7 @@ fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
 
 async fn declared_http(link: Link, mut stream: TcpStream) {
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    if let Some(spoken) = read_until_clear(&mut stream, &mut bytes, true).await {
+    if let Heard::Clear(spoken) = listen(&link.worker, &mut stream, &mut bytes, true).await {
         let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
         serve::connection(link, stream, spoken).await;
     }
@@ -102,30 +102,50 @@ async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) 
         Err(reason) => return last_words(link, callee, stream, reason).await,
     };
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    let spoken = tokio::select! {
+    let heard = tokio::select! {
         // Readable includes closed: either way the callee has spoken.
-        _ = dialled.stream.readable() => Some(Spoken::Opaque),
-        spoken = read_until_clear(&mut stream, &mut bytes, false) => spoken,
+        _ = dialled.stream.readable() => Heard::Clear(Spoken::Opaque),
+        heard = listen(&link.worker, &mut stream, &mut bytes, false) => heard,
     };
-    match spoken {
-        Some(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+    match heard {
+        Heard::Clear(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
             adopt(&link, callee, dialled, spoken).await;
             let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
             serve::connection(link, stream, spoken).await;
         }
-        Some(Spoken::Opaque) | None => opaque::forward(&link, callee, stream, bytes.freeze(), Some(dialled)).await,
+        Heard::Clear(Spoken::Opaque) | Heard::Ended => {
+            opaque::forward(&link, callee, stream, bytes.freeze(), Some(dialled)).await;
+        }
+        Heard::Stopping => {}
     }
 }
 
-/// Reads until the bytes say what is spoken; `None` when the connection ends before.
-async fn read_until_clear(stream: &mut TcpStream, bytes: &mut BytesMut, declared: bool) -> Option<Spoken> {
-    loop {
-        if let Some(spoken) = spoken(bytes, declared) {
-            return Some(spoken);
+/// What came of listening to a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// It is clear what is spoken.
+    Clear(Spoken),
+    /// The caller has nothing to say.
+    Ended,
+    /// The proxy stops, and nothing is under way on this connection that would have to be finished.
+    Stopping,
+}
+
+/// Reads until the bytes say what is spoken.
+async fn listen(worker: &Worker, stream: &mut TcpStream, bytes: &mut BytesMut, declared: bool) -> Heard {
+    let read = async {
+        loop {
+            if let Some(spoken) = spoken(bytes, declared) {
+                return Heard::Clear(spoken);
+            }
+            if stream.read_buf(bytes).await.unwrap_or(0) == 0 {
+                return Heard::Ended;
+            }
         }
-        if stream.read_buf(bytes).await.unwrap_or(0) == 0 {
-            return None;
-        }
+    };
+    tokio::select! {
+        heard = read => heard,
+        () = worker.drained(Direction::Outbound) => Heard::Stopping,
     }
 }
 
@@ -151,13 +171,13 @@ async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
 /// The callee could not be reached. A client that speaks HTTP is told why by the pipeline, which tries once more.
 async fn last_words(link: Link, callee: &Callee, mut stream: TcpStream, reason: Reason) {
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    let spoken = timeout(LAST_WORDS, read_until_clear(&mut stream, &mut bytes, false)).await.ok().flatten();
-    match spoken {
-        Some(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+    let heard = timeout(LAST_WORDS, listen(&link.worker, &mut stream, &mut bytes, false)).await;
+    match heard {
+        Ok(Heard::Clear(spoken @ (Spoken::Http1 | Spoken::Http2))) => {
             let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
             serve::connection(link, stream, spoken).await;
         }
-        Some(Spoken::Opaque) | None => {
+        Ok(_) | Err(_) => {
             opaque::record(&link, callee, Instant::now(), Some(reason));
             reset(&stream);
         }

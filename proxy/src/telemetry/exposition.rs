@@ -94,7 +94,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     for callee in callees {
         let merged = callee.durations();
         if merged.count() > 0 {
-            let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+            let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(merged.buckets).collect();
             let seconds = std::time::Duration::from_micros(merged.micros).as_secs_f64();
             let labels = labels(callee, &[]);

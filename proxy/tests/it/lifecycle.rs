@@ -97,3 +97,22 @@ async fn a_config_swapped_under_load_costs_no_request() {
     }
     assert_eq!(mesh.fates(1_600).await, counts(&[("succeeded", 1_600)]));
 }
+
+#[tokio::test]
+async fn connections_with_nothing_under_way_do_not_hold_up_the_end() {
+    let callee = Callee::answering(&[200]).await;
+    for protocol in ["Http", "Detect"] {
+        let mesh = Mesh::with(&[callee.address], json!({"protocol": protocol}), &[]);
+        let _silent = TcpStream::connect(mesh.address).await.unwrap();
+        let mut kept_alive = connect_h1(mesh.address).await;
+        let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+        drop(
+            http_body_util::BodyExt::collect(kept_alive.send_request(request).await.unwrap().into_body())
+                .await
+                .unwrap(),
+        );
+        let started = tokio::time::Instant::now();
+        tokio::task::spawn_blocking(move || mesh.proxy.shutdown().unwrap()).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(2), "{protocol}: {:?}", started.elapsed());
+    }
+}
