@@ -1,6 +1,6 @@
 //! Who wins: which policies apply to a port of a Service, for callers in one namespace, and in what order.
 //!
-//! The rules are those of GEP-713 with two levels of our own in front, as `docs/precedence.md` tells users:
+//! The rules are those of GEP-713 with two levels of our own in front, as `docs/targets.md` tells users:
 //!
 //! 1. a policy of the callers' namespace (a consumer's) beats one of the Service's namespace (a producer's);
 //! 2. Service port beats Service beats Namespace: the most specific wins whole, nothing is merged;
