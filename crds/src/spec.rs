@@ -42,6 +42,7 @@ pub use self::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(kube::CustomResource, schemars::JsonSchema))]
+#[allow(clippy::duplicated_attributes, reason = "each printer column has a type, and most are strings")]
 #[cfg_attr(
     feature = "kube",
     kube(

@@ -40,7 +40,7 @@ fn check(schema: &Value, path: &str, problems: &mut Vec<String>) {
             problems.push(format!("{path}: a map without maxProperties"));
         }
         Some("string") if !has("maxLength") && !has("enum") => {
-            problems.push(format!("{path}: a string without maxLength"))
+            problems.push(format!("{path}: a string without maxLength"));
         }
         _ => {}
     }

@@ -1,5 +1,7 @@
 //! The wire format: whatever a user may write survives the way from operator to proxy, and what was ever written parses.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which the lint does not recognise as such")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use firebreak_crds::{

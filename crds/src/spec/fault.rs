@@ -12,6 +12,7 @@ use super::{Callers, Duration, HttpMatch, Percent, TargetRef};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(kube::CustomResource, schemars::JsonSchema))]
+#[allow(clippy::duplicated_attributes, reason = "each printer column has a type, and most are strings")]
 #[cfg_attr(
     feature = "kube",
     kube(

@@ -95,7 +95,7 @@ fn say(command: &str) {
 }
 
 fn play(shop: &Namespace, part: &Part) -> anyhow::Result<Row> {
-    let [web, service2, service3] = ["web", "service2", "service3"].map(|name| App::named(shop, name));
+    let [web, service2] = ["web", "service2"].map(|name| App::named(shop, name));
     service2.behave(&part.behaviour)?;
     for example in part.examples {
         say(&format!("kubectl apply --filename examples/{example}"));

@@ -36,7 +36,9 @@ async fn main() -> anyhow::Result<()> {
         Ok::<_, Infallible>(())
     });
     let mut response = String::from("HTTP/1.1 200 OK\r\n");
-    HEADERS.iter().for_each(|(name, value)| response.extend([name, ": ", value, "\r\n"]));
+    for (name, value) in HEADERS {
+        response.extend([name, ": ", value, "\r\n"]);
+    }
     response += "content-length: 64\r\n\r\n";
     let response = Bytes::from([response.as_bytes(), BODY].concat());
     loop {
