@@ -109,12 +109,12 @@ impl Mesh {
     }
 
     /// A proxy with any entries; `port` is merged into the Service's port.
-    pub fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+    pub(crate) fn with(endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
         Self::on(1, endpoints, port, entries)
     }
 
     /// The same with any number of workers.
-    pub fn on(workers: usize, endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+    pub(crate) fn on(workers: usize, endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
         let address = free_address();
         let endpoints: Vec<_> = endpoints.iter().map(|address| json!({"address": address})).collect();
         let mut service = json!({"port": 80, "listen": [address], "endpoints": endpoints,
