@@ -49,6 +49,9 @@ pub struct RunArgs {
     /// The pod's name.
     #[arg(long, env = "FIREBREAK_POD", default_value = "firebreak")]
     pub pod: String,
+    /// The pod's namespace.
+    #[arg(long, env = "FIREBREAK_NAMESPACE")]
+    pub namespace: Option<String>,
     /// The pod's addresses.
     #[arg(long, env = "FIREBREAK_POD_IPS", value_delimiter = ',')]
     pub pod_ips: Vec<IpAddr>,

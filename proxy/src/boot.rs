@@ -45,7 +45,7 @@ pub struct Settings {
 /// Who a proxy is: what `from` selects by, and what it calls itself.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
-    /// Its name in `Proxy-Status`: the pod's.
+    /// Its name in `Proxy-Status`: the pod's, with its namespace.
     pub name: String,
     /// The pod's labels.
     pub labels: Labels,

@@ -27,7 +27,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let files = Files { config: args.config_dir, labels: args.labels_file };
     let settings = Settings {
         workers: args.workers.into(),
-        identity: Identity { name: args.pod, labels: files.read_labels(), addresses: args.pod_ips },
+        identity: Identity {
+            name: args.namespace.map_or(args.pod.clone(), |ns| format!("{}.{ns}", args.pod)),
+            labels: files.read_labels(),
+            addresses: args.pod_ips,
+        },
         admin: everywhere(ADMIN),
         redirected: [(OUTBOUND, Kind::Outbound), (INBOUND, Kind::Inbound)]
             .into_iter()

@@ -97,7 +97,7 @@ pub struct Backoff {
     pub max: Option<Duration>,
 }
 
-/// The most that retries may add: `percent` of the requests of the last `window`, and at least `minPerSecond`.
+/// The most that retries may add: `percent` of the requests of the last `window`, plus `minPerSecond` for each second of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]

@@ -79,11 +79,20 @@ impl Call {
         let Some(set) = set else { return Hit::default() };
         let id = correlation(&head.headers).map_or_else(|| fastrand::u64(..), id_hash);
         let hit = set.draw(id, self.attempts);
+        if hit.delay.is_some() {
+            set.count_delay();
+        }
         if hit != Hit::default() {
-            set.count(hit);
             self.fault = Some(Arc::clone(set));
         }
         hit
+    }
+
+    /// Counts the abort of a try that has come to it.
+    pub fn count_abort(&self, hit: Hit) {
+        if let (Some(fault), Some(_)) = (&self.fault, hit.abort) {
+            fault.count_abort();
+        }
     }
 
     /// What `Proxy-Status` says of this call.
@@ -122,10 +131,11 @@ impl Call {
         }
     }
 
-    /// A fault that hit the last try is to blame for its end, whatever the end looks like.
+    /// A fault that hit the last try is to blame for a clock that ran out, and for what it did itself; an error that the
+    /// callee answered all the same is the callee's.
     fn domain(&self, reason: Reason) -> Domain {
-        let final_anyway = matches!(reason.domain(), Domain::Caller | Domain::CallerPolicy | Domain::Mesh);
-        if self.fault.is_some() && !final_anyway { Domain::Injected } else { reason.domain() }
+        let clock = matches!(reason, Reason::AttemptTimeout | Reason::RequestTimeout | Reason::IdleTimeout);
+        if clock && self.fault.is_some() { Domain::Injected } else { reason.domain() }
     }
 
     fn log(&self, fate: Fate, reason: Reason) {

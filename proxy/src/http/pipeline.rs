@@ -62,7 +62,8 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     call.request_end = plan.clocks.request_end(call.started);
     prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref());
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
-    let source = Source::new(body, plan.retries.is_some(), activity.clone());
+    // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
+    let source = Source::new(body, plan.retries.is_some() || head.method.is_idempotent(), activity.clone());
 
     let outcome = match admit(&mut call, head.version).await {
         Err(reason) => Err(reason),
@@ -98,6 +99,11 @@ fn take_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
 }
 
 async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
+    // What was dialled for this request has waited already.
+    if let Some(reason @ (Reason::BulkheadFull | Reason::BulkheadTimeout)) = call.link.first_try.get() {
+        call.link.first_try.set(None);
+        return Err(reason);
+    }
     let need = if version == Version::HTTP_2 { Need::Stream } else { Need::Exchange };
     let permit = match call.callee.gate.try_acquire(need) {
         Some(permit) => permit,
@@ -161,15 +167,23 @@ impl Sending<'_> {
     async fn bounded_try(&mut self) -> Result<Got, Reason> {
         let now = Instant::now();
         let end = self.plan.clocks.attempt_end(now, self.call.request_end);
+        if let Some(activity) = self.activity {
+            // What came before, a wait in the bulkhead or a pause, was not the callee's silence.
+            activity.set(now);
+        }
         let idle = self.activity.cloned().zip(self.plan.clocks.idle);
         within(end, idle, self.one_try(now, end)).await
     }
 
     async fn one_try(&mut self, now: Instant, end: Option<End>) -> Result<Got, Reason> {
+        if let Some(reason) = self.call.link.first_try.take() {
+            return Err(reason);
+        }
         let hit = self.call.draw(self.head, now);
         if let Some(delay) = hit.delay {
             sleep(delay).await;
         }
+        self.call.count_abort(hit);
         match hit.abort {
             Some(Abort::Reset) => return Err(Reason::FaultReset),
             Some(answered) => return Ok(Got::Injected(answered)),
@@ -213,7 +227,7 @@ async fn within<T>(
 
 fn brought(outcome: &Result<Got, Reason>, is_grpc: bool) -> Brought {
     match outcome {
-        Err(reason) => Brought::Nothing(*reason),
+        Err(reason) => Brought::Nothing { reason: *reason, grpc: is_grpc },
         Ok(Got::Answer(answer)) => Brought::Response {
             status: answer.response.status(),
             grpc: is_grpc.then(|| grpc::status(answer.response.headers())).flatten(),

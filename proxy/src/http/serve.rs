@@ -1,6 +1,6 @@
 //! Serving HTTP on a caller's connection.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
+use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
 
 use http::HeaderValue;
 use hyper::{
@@ -17,6 +17,7 @@ use crate::{
     },
     snapshot::Callee,
     telemetry::metrics::Direction,
+    verdict::Reason,
     worker::{LocalExecutor, Worker},
 };
 
@@ -45,6 +46,8 @@ pub struct Link {
     pub forwarded_for: Option<HeaderValue>,
     /// When the request that is being read began.
     pub first_byte: FirstByte,
+    /// Why there is no connection for the first request, where one was dialled before the request came.
+    pub first_try: Cell<Option<Reason>>,
 }
 
 impl Link {

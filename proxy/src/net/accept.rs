@@ -4,7 +4,7 @@
 //! at once, and both sides are watched. A server that greets (MySQL, SMTP) is forwarded without a time-out to wait for; a
 //! client that speaks HTTP is served as HTTP, and the connection that was dialled carries its first request.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use firebreak_crds::wire::Protocol;
@@ -71,6 +71,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
         destination,
         forwarded_for: forwarded_for.flatten(),
         first_byte: FirstByte::new(Instant::now()),
+        first_try: Cell::new(None),
     };
     let protocol = if worker.transparent() { Protocol::Tcp } else { callee.protocol };
     match protocol {
@@ -90,33 +91,48 @@ fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
 
 async fn declared_http(link: Link, mut stream: TcpStream) {
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    if let Heard::Clear(spoken) = listen(&link.worker, &mut stream, &mut bytes, true).await {
+    if let Heard::Clear(spoken) = listen(&link, &mut stream, &mut bytes, true).await {
         let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
         serve::connection(link, stream, spoken).await;
     }
 }
 
 async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) {
-    let dialled = match opaque::dial(&link, callee).await {
-        Ok(dialled) => dialled,
-        Err(reason) => return last_words(link, callee, stream, reason).await,
-    };
+    let started = Instant::now();
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    let heard = tokio::select! {
-        // Readable includes closed: either way the callee has spoken.
-        _ = dialled.stream.readable() => Heard::Clear(Spoken::Opaque),
-        heard = listen(&link.worker, &mut stream, &mut bytes, false) => heard,
+    let (heard, dialled) = {
+        let mut hear = pin!(listen(&link, &mut stream, &mut bytes, false));
+        let mut dial = pin!(opaque::dial(&link, callee));
+        tokio::select! {
+            dialled = dial.as_mut() => match dialled {
+                Ok(dialled) => tokio::select! {
+                    // Readable includes closed: either way the callee has spoken.
+                    _ = dialled.stream.readable() => (Heard::Clear(Spoken::Opaque), Ok(dialled)),
+                    heard = hear.as_mut() => (heard, Ok(dialled)),
+                },
+                Err(reason) => (timeout(LAST_WORDS, hear.as_mut()).await.unwrap_or(Heard::Ended), Err(reason)),
+            },
+            heard = hear.as_mut() => (heard, if heard == Heard::Stopping { return } else { dial.await }),
+        }
     };
-    match heard {
-        Heard::Clear(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
-            adopt(&link, callee, dialled, spoken).await;
+    match (heard, dialled) {
+        (Heard::Clear(spoken @ (Spoken::Http1 | Spoken::Http2)), dialled) => {
+            match dialled {
+                Ok(dialled) => adopt(&link, callee, dialled, spoken).await,
+                // The dialling was the first try of the request that is coming, which so learns what became of it.
+                Err(reason) => link.first_try.set(Some(reason)),
+            }
             let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
             serve::connection(link, stream, spoken).await;
         }
-        Heard::Clear(Spoken::Opaque) | Heard::Ended => {
+        (Heard::Clear(Spoken::Opaque) | Heard::Ended, Ok(dialled)) => {
             opaque::forward(&link, callee, stream, bytes.freeze(), Some(dialled)).await;
         }
-        Heard::Stopping => {}
+        (Heard::Clear(Spoken::Opaque) | Heard::Ended, Err(reason)) => {
+            opaque::record(&link, callee, started, Some(reason));
+            reset(&stream);
+        }
+        (Heard::Stopping, _) => {}
     }
 }
 
@@ -132,7 +148,7 @@ enum Heard {
 }
 
 /// Reads until the bytes say what is spoken.
-async fn listen(worker: &Worker, stream: &mut TcpStream, bytes: &mut BytesMut, declared: bool) -> Heard {
+async fn listen(link: &Link, stream: &mut TcpStream, bytes: &mut BytesMut, declared: bool) -> Heard {
     let read = async {
         loop {
             if let Some(spoken) = spoken(bytes, declared) {
@@ -141,11 +157,12 @@ async fn listen(worker: &Worker, stream: &mut TcpStream, bytes: &mut BytesMut, d
             if stream.read_buf(bytes).await.unwrap_or(0) == 0 {
                 return Heard::Ended;
             }
+            link.first_byte.note();
         }
     };
     tokio::select! {
         heard = read => heard,
-        () = worker.drained(Direction::Outbound) => Heard::Stopping,
+        () = link.worker.drained(Direction::Outbound) => Heard::Stopping,
     }
 }
 
@@ -164,22 +181,6 @@ async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
         drop(permit);
         if let Ok(sender) = handshake_h2(stream, opened, shared).await {
             pool.add_shared(key, sender);
-        }
-    }
-}
-
-/// The callee could not be reached. A client that speaks HTTP is told why by the pipeline, which tries once more.
-async fn last_words(link: Link, callee: &Callee, mut stream: TcpStream, reason: Reason) {
-    let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    let heard = timeout(LAST_WORDS, listen(&link.worker, &mut stream, &mut bytes, false)).await;
-    match heard {
-        Ok(Heard::Clear(spoken @ (Spoken::Http1 | Spoken::Http2))) => {
-            let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
-            serve::connection(link, stream, spoken).await;
-        }
-        Ok(_) | Err(_) => {
-            opaque::record(&link, callee, Instant::now(), Some(reason));
-            reset(&stream);
         }
     }
 }

@@ -54,7 +54,8 @@ impl FirstByte {
         self.since.store(0, Relaxed);
     }
 
-    fn note(&self) {
+    /// Notes that a byte has arrived now, if none has.
+    pub fn note(&self) {
         if self.since.load(Relaxed) == 0 {
             let since = self.opened.elapsed().as_nanos();
             self.since.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Relaxed);

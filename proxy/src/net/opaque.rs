@@ -29,17 +29,20 @@ pub struct Dialled {
     pub address: SocketAddr,
 }
 
-/// Opens a connection for an opaque exchange, under the callee's bulkhead and connect clock.
+/// Opens a connection before any request is there to use it, under the callee's bulkhead and clocks.
 ///
 /// # Errors
 /// Why there is none.
 pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
-    let permit = callee.gate.acquire(Need::Exchange, None).await?;
+    let clocks = callee.clocks();
+    let request_end = clocks.request_end(Instant::now());
+    let permit = callee.gate.acquire(Need::Exchange, request_end).await?;
     let address = match &callee.endpoints {
         None => link.destination,
         Some(endpoints) => endpoints.next(None).ok_or(Reason::NoEndpoints)?,
     };
-    let (stream, opened) = connect(&link.worker, callee, address, callee.clocks(), None).await?;
+    let end = clocks.attempt_end(Instant::now(), request_end);
+    let (stream, opened) = connect(&link.worker, callee, address, clocks, end).await?;
     Ok(Dialled { stream, opened, permit, address })
 }
 

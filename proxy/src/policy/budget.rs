@@ -103,7 +103,8 @@ impl Budget {
     }
 
     fn allowance(&self, turn: u64) -> u64 {
-        let floor = u64::from(self.limits.min_per_second) * self.limits.window.as_secs().max(1);
+        let window = u64::try_from(self.limits.window.as_millis()).unwrap_or(u64::MAX);
+        let floor = u64::from(self.limits.min_per_second).saturating_mul(window) / 1_000;
         let requests: u64 = self.slots.iter().map(|slot| slot.requests.within(turn)).sum();
         floor + requests * u64::from(self.limits.parts_per_million) / 1_000_000
     }

@@ -89,10 +89,14 @@ impl FaultSet {
         }
     }
 
-    /// Counts what was injected.
-    pub fn count(&self, hit: Hit) {
-        self.metrics.delays.fetch_add(u64::from(hit.delay.is_some()), Relaxed);
-        self.metrics.aborts.fetch_add(u64::from(hit.abort.is_some()), Relaxed);
+    /// Counts a delay that begins.
+    pub fn count_delay(&self) {
+        self.metrics.delays.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an abort that takes place; a try that was cut during its delay never came to it.
+    pub fn count_abort(&self) {
+        self.metrics.aborts.fetch_add(1, Relaxed);
     }
 
     /// Whether it still acts.

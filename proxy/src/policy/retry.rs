@@ -32,8 +32,13 @@ pub enum Brought {
         /// gRPC status in the headers (a trailers-only response).
         grpc: Option<u8>,
     },
-    /// None.
-    Nothing(Reason),
+    /// None. For a gRPC call it counts as the gRPC status that the proxy would answer in its place.
+    Nothing {
+        /// Why.
+        reason: Reason,
+        /// Whether the call is gRPC.
+        grpc: bool,
+    },
 }
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -66,7 +71,7 @@ impl Retries {
     /// Whether the policy wants another try after `brought`. `repeatable` is what [`repeatable`](Self::repeatable) said.
     pub fn wants(&self, brought: Brought, repeatable: bool) -> bool {
         match brought {
-            Brought::Nothing(reason) => self.wants_after(reason, repeatable),
+            Brought::Nothing { reason, grpc } => self.wants_after(reason, grpc, repeatable),
             Brought::Response { status, grpc } => {
                 grpc.and_then(grpc_condition).is_some_and(|condition| self.has(condition))
                     || repeatable && self.wants_status(status)
@@ -80,7 +85,7 @@ impl Retries {
         step.min(self.longest).mul_f64(random.clamp(0.0, 1.0))
     }
 
-    fn wants_after(&self, reason: Reason, repeatable: bool) -> bool {
+    fn wants_after(&self, reason: Reason, grpc: bool, repeatable: bool) -> bool {
         let (condition, unsent) = match reason {
             // Nothing was processed, so a second sending is a first, whatever the method.
             Reason::ConnectTimeout | Reason::ConnectionRefused | Reason::ConnectFailed => {
@@ -92,8 +97,9 @@ impl Retries {
             // The request's own end, the caller's departure, and what the bulkhead decided are final.
             _ => return false,
         };
-        (unsent || repeatable)
-            && (condition.is_some_and(|condition| self.has(condition)) || self.wants_status(reason.status()))
+        grpc && grpc_condition(reason.grpc_status()).is_some_and(|condition| self.has(condition))
+            || (unsent || repeatable)
+                && (condition.is_some_and(|condition| self.has(condition)) || self.wants_status(reason.status()))
     }
 
     fn wants_status(&self, status: StatusCode) -> bool {

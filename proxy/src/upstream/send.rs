@@ -1,8 +1,8 @@
 //! One exchange with a callee: take or open a connection, send the request, wait for the response's head.
 //!
 //! A connection that turns out to be dead is replaced for free, without counting a retry: with any method while nothing
-//! was written; after that only for an idempotent request, on a connection that had been used before, while no byte of a
-//! response has come (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
+//! was written; after that only for an idempotent request whose body can be sent again, on a connection that had been used
+//! before, while no byte of a response has come (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
 
 use std::{cell::Cell, error::Error as _, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc};
 
@@ -74,8 +74,8 @@ pub struct Target<'a> {
 
 /// What one sending brought, short of a response.
 enum Failed {
-    /// Nothing was written.
-    Unsent,
+    /// Nothing was written: here it is again.
+    Unsent(Box<Request<SendBody>>),
     /// Something may have been written.
     Sent(Reason),
 }
@@ -87,18 +87,19 @@ impl Target<'_> {
     /// Why there is no response.
     pub async fn exchange(&self, head: &Parts, source: &Source) -> Result<Answer, Reason> {
         let mut may_reuse = true;
+        let mut request = Request::from_parts(head.clone(), source.body());
         loop {
             let (connection, reused) = self.connection(head.version, may_reuse).await?;
-            let request = Request::from_parts(head.clone(), source.body());
             match send(connection, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failed::Unsent) if reused && source.replayable() => {}
-                Err(Failed::Unsent) => return Err(Reason::ConnectionReset),
+                Err(Failed::Unsent(unsent)) if reused => request = *unsent,
+                Err(Failed::Unsent(_)) => return Err(Reason::ConnectionReset),
                 Err(Failed::Sent(Reason::ConnectionReset))
                     if reused && head.method.is_idempotent() && source.replayable() =>
                 {
                     // The next idle connection may be just as dead; a new one is not.
                     may_reuse = false;
+                    request = Request::from_parts(head.clone(), source.body());
                 }
                 Err(Failed::Sent(reason)) => return Err(reason),
             }
@@ -165,17 +166,17 @@ async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answ
     match connection {
         Connection::Exclusive(mut exclusive) => match exclusive.sender.try_send_request(request).await {
             Ok(response) => Ok(Answer { response, connection: Connection::Exclusive(exclusive) }),
-            Err(mut error) => Err(failed(error.take_message().is_some(), error.error())),
+            Err(mut error) => Err(failed(error.take_message(), error.error())),
         },
         Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
             Ok(response) => Ok(Answer { response, connection: Connection::Shared(shared) }),
-            Err(mut error) => Err(failed(error.take_message().is_some(), error.error())),
+            Err(mut error) => Err(failed(error.take_message(), error.error())),
         },
     }
 }
 
-fn failed(unsent: bool, error: &hyper::Error) -> Failed {
-    if unsent { Failed::Unsent } else { Failed::Sent(reason(error)) }
+fn failed(unsent: Option<Request<SendBody>>, error: &hyper::Error) -> Failed {
+    unsent.map_or_else(|| Failed::Sent(reason(error)), |request| Failed::Unsent(Box::new(request)))
 }
 
 /// The reason behind an error of the HTTP library, while no response has come.

@@ -5,7 +5,7 @@ use http::StatusCode;
 /// A stable reason. The order is that of [`REASONS`] and of nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The connection was not open in time (`timeouts.connect`).
+    /// The connection was not open in time: `timeouts.connect`, or the kernel's own patience.
     ConnectTimeout,
     /// Nobody listens at the callee's address.
     ConnectionRefused,
@@ -113,7 +113,7 @@ static SAID: [Said; REASONS.len()] = {
     use StatusCode as S;
     [
         said("connect_timeout", "connection_timeout", S::GATEWAY_TIMEOUT, 14, Network,
-            "the connection was not open within timeouts.connect"),
+            "the connection was not open in time"),
         said("connection_refused", "connection_refused", S::BAD_GATEWAY, 14, CalleePlatform,
             "nobody listens at the callee's address"),
         said("connect_failed", "destination_ip_unroutable", S::BAD_GATEWAY, 14, Network,
@@ -128,9 +128,9 @@ static SAID: [Said; REASONS.len()] = {
             "the request was not complete within timeouts.request"),
         said("idle_timeout", "connection_read_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
             "no byte moved for timeouts.idle"),
-        said("bulkhead_full", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+        said("bulkhead_full", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,
             "the callee's bulkhead is full and as many requests wait as may"),
-        said("bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+        said("bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,
             "no place in the callee's bulkhead became free in time"),
         said("fault_abort", "proxy_internal_response", S::SERVICE_UNAVAILABLE, 14, Injected,
             "a FaultSpec answered in the callee's place"),

@@ -108,3 +108,42 @@ async fn wait_for(mesh: &Mesh, line: &str) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test]
+async fn waiting_is_not_the_callees_silence() {
+    let callee = Callee::start(|_, _| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        http::Response::new(super::support::Body::from("ok"))
+    })
+    .await;
+    let policy = json!({"bulkhead": {"maxRequests": 1, "maxPendingTime": "5s"}, "timeouts": {"idle": "500ms"}});
+    let mesh = Arc::new(Mesh::new(&[callee.address], policy));
+    let all: Vec<_> = (0..4)
+        .map(|_| {
+            let mesh = Arc::clone(&mesh);
+            tokio::spawn(async move { mesh.get("/").await.status })
+        })
+        .collect();
+    for answered in all {
+        assert_eq!(answered.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_full_bulkhead_says_so_where_the_protocol_is_not_declared() {
+    let hanging = Callee::hanging().await;
+    let policy = json!({"bulkhead": {"maxConnections": 1, "maxPending": 0}});
+    let mesh = Arc::new(Mesh::with(&[hanging.address], json!({"protocol": "Detect"}), &[("TrafficPolicy", policy)]));
+    let first = tokio::spawn({
+        let mesh = Arc::clone(&mesh);
+        async move { mesh.get("/").await }
+    });
+    wait_for(&mesh, "resource=\"requests\"} 1").await;
+    while hanging.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let seen = mesh.get("/").await;
+    assert!(seen.has_reason("bulkhead_full") && seen.verdict().contains("attempts=0"), "{}", seen.verdict());
+    first.abort();
+    assert_eq!(mesh.fates(2).await, counts(&[("cancelled", 1), ("refused_by_bulkhead", 1)]));
+}

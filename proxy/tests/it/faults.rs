@@ -96,3 +96,27 @@ async fn taking_the_fault_away_ends_it_at_once() {
     mesh.change(|config| drop(config["entries"].as_array_mut().unwrap().pop()));
     assert_eq!(mesh.get("/").await.status, 200);
 }
+
+#[tokio::test]
+async fn an_abort_that_a_clock_forestalled_is_not_counted() {
+    let callee = Callee::answering(&[200]).await;
+    let faults = json!([{"delay": {"percent": 100, "fixed": "20s"}}, {"abort": {"percent": 100, "httpStatus": 503}}]);
+    let mesh = mesh(&callee, json!({"timeouts": {"attempt": "50ms"}}), fault(faults));
+    let seen = mesh.get("/").await;
+    assert!(seen.has_reason("attempt_timeout") && seen.verdict().contains("domain=injected"), "{}", seen.verdict());
+    let metrics = mesh.metrics().await;
+    assert!(metrics.contains("fault=\"shop/test\",kind=\"delay\"} 1"), "{metrics}");
+    assert!(!metrics.contains("kind=\"abort\""), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_callees_own_error_is_its_own_even_after_a_delay() {
+    let callee = Callee::answering(&[500]).await;
+    let mesh = mesh(&callee, json!({}), fault(json!([{"delay": {"percent": 100, "fixed": "1ms"}}])));
+    let seen = mesh.get("/").await;
+    assert!(
+        seen.verdict().contains("domain=callee_app") && seen.verdict().contains("fault=\"shop/test\""),
+        "{}",
+        seen.verdict()
+    );
+}

@@ -282,3 +282,40 @@ async fn old_versions_on_one_side_do_not_reach_the_other() {
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nuntil the end"), "{answer}");
 }
+
+#[tokio::test]
+async fn the_clocks_hold_where_the_protocol_is_not_declared() {
+    // A listener whose queue is full takes no connection: connecting hangs.
+    let (listener, _queued) = full_listener().await;
+    let policy = json!({"timeouts": {"request": "300ms"}});
+    let address = listener.local_addr().unwrap();
+    let mesh = Mesh::with(&[address], json!({"protocol": "Detect"}), &[("TrafficPolicy", policy)]);
+    let seen = mesh.get("/").await;
+    assert_eq!(seen.status, 504);
+    assert!(seen.has_reason("request_timeout"), "{}", seen.verdict());
+    assert!(seen.took < std::time::Duration::from_secs(1), "{:?}", seen.took);
+    assert_eq!(mesh.fates(1).await, counts(&[("timed_out", 1)]));
+}
+
+async fn full_listener() -> (std::net::TcpListener, Vec<tokio::task::JoinHandle<()>>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = std::net::TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let queued: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(async move { drop(TcpStream::connect(address).await.map(std::mem::forget)) }))
+        .collect();
+    while tokio::time::timeout(std::time::Duration::from_millis(100), TcpStream::connect(address)).await.is_ok() {}
+    (listener, queued)
+}
+
+#[tokio::test]
+async fn a_grpc_call_that_was_not_answered_is_retried_as_unavailable() {
+    let good = grpc_callee().await;
+    let policy = json!({"retries": {"conditions": ["grpc-unavailable"]}});
+    let mesh = Mesh::new(&[super::support::free_address(), good], policy);
+    for _ in 0..4 {
+        assert_eq!(grpc_call(&mesh, "/0").await.trailers.unwrap()["grpc-status"], "0");
+    }
+}

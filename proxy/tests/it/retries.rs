@@ -127,6 +127,27 @@ async fn a_dead_pooled_connection_is_replaced_for_free() {
     assert_eq!(mesh.attempts(5).await, counts(&[("answered", 5)]));
 }
 
+/// The callee closes idle connections at once; nothing of the next request is ever written to a dead one.
+#[tokio::test]
+async fn what_was_not_written_is_sent_again_whatever_it_is() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    });
+    let mesh = Mesh::with(&[address], json!({"protocol": "Http"}), &[]);
+    for _ in 0..5 {
+        let request = Request::post("/").header("host", "callee").body(Body::from("pay")).unwrap();
+        assert_eq!(call(mesh.address, request).await.unwrap().status, 200);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(mesh.fates(5).await, counts(&[("succeeded", 5)]));
+}
+
 #[tokio::test]
 async fn a_post_on_a_connection_that_dies_is_not_sent_twice() {
     let address = closes_under_the_second_request().await;

@@ -10,22 +10,26 @@ fn status(code: u16) -> Brought {
     Brought::Response { status: StatusCode::from_u16(code).unwrap(), grpc: None }
 }
 
+fn nothing(reason: Reason) -> Brought {
+    Brought::Nothing { reason, grpc: false }
+}
+
 #[test]
 fn each_condition_retries_what_it_names() {
     let table = [
         ("5xx", status(500), true),
         ("5xx", status(404), false),
-        ("5xx", Brought::Nothing(Reason::AttemptTimeout), true),
+        ("5xx", nothing(Reason::AttemptTimeout), true),
         ("gateway-error", status(503), true),
         ("gateway-error", status(500), false),
-        ("gateway-error", Brought::Nothing(Reason::AttemptTimeout), true),
-        ("gateway-error", Brought::Nothing(Reason::ConnectionReset), true),
-        ("reset-before-response", Brought::Nothing(Reason::ConnectionReset), true),
-        ("reset-before-response", Brought::Nothing(Reason::FaultReset), true),
-        ("reset-before-response", Brought::Nothing(Reason::AttemptTimeout), false),
-        ("connect-failure", Brought::Nothing(Reason::ConnectionRefused), true),
-        ("connect-failure", Brought::Nothing(Reason::ConnectionReset), false),
-        ("refused-stream", Brought::Nothing(Reason::StreamRefused), true),
+        ("gateway-error", nothing(Reason::AttemptTimeout), true),
+        ("gateway-error", nothing(Reason::ConnectionReset), true),
+        ("reset-before-response", nothing(Reason::ConnectionReset), true),
+        ("reset-before-response", nothing(Reason::FaultReset), true),
+        ("reset-before-response", nothing(Reason::AttemptTimeout), false),
+        ("connect-failure", nothing(Reason::ConnectionRefused), true),
+        ("connect-failure", nothing(Reason::ConnectionReset), false),
+        ("refused-stream", nothing(Reason::StreamRefused), true),
         ("retriable-4xx", status(409), true),
         ("retriable-4xx", status(429), false),
     ];
@@ -42,6 +46,10 @@ fn grpc_statuses_do_not_look_at_methods() {
     let answered = |grpc| Brought::Response { status: StatusCode::OK, grpc: Some(grpc) };
     assert!(retries.wants(answered(14), false));
     assert!(!retries.wants(answered(13), false));
+    let unanswered = |reason| Brought::Nothing { reason, grpc: true };
+    assert!(retries.wants(unanswered(Reason::ConnectionRefused), false));
+    assert!(!retries.wants(unanswered(Reason::AttemptTimeout), false), "that is DEADLINE_EXCEEDED");
+    assert!(!retries.wants(unanswered(Reason::BulkheadFull), false), "what the proxy refused is final");
 }
 
 #[test]
@@ -60,8 +68,8 @@ fn what_may_be_sent_twice() {
 #[test]
 fn a_post_is_retried_only_when_it_provably_was_not_sent() {
     let retries = retries(r#"{"conditions":["5xx","connect-failure","reset-before-response"]}"#);
-    assert!(retries.wants(Brought::Nothing(Reason::ConnectionRefused), false));
-    assert!(!retries.wants(Brought::Nothing(Reason::ConnectionReset), false));
+    assert!(retries.wants(nothing(Reason::ConnectionRefused), false));
+    assert!(!retries.wants(nothing(Reason::ConnectionReset), false));
     assert!(!retries.wants(status(503), false));
 }
 
@@ -69,7 +77,7 @@ fn a_post_is_retried_only_when_it_provably_was_not_sent() {
 fn what_the_proxy_itself_refused_is_final() {
     let retries = retries(r#"{"conditions":["5xx"],"methods":"All"}"#);
     for reason in [Reason::BulkheadFull, Reason::RequestTimeout, Reason::CallerCancelled, Reason::LoopDetected] {
-        assert!(!retries.wants(Brought::Nothing(reason), true), "{reason:?}");
+        assert!(!retries.wants(nothing(reason), true), "{reason:?}");
     }
 }
 
