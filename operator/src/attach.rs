@@ -36,7 +36,12 @@ pub trait Attaches {
     /// The targets, with the object's own namespace where a reference leaves it out.
     fn targets(&self) -> impl Iterator<Item = Target<'_>> {
         let own = self.meta().key.namespace.as_str();
-        self.target_refs().iter().map(move |reference| Target::of(own, reference))
+        let refs = self.target_refs();
+        // A Service may be named twice, once with its namespace spelt out: that is one target.
+        (0..refs.len()).map(move |place| (place, Target::of(own, &refs[place]))).filter_map(move |(place, target)| {
+            let again = refs[..place].iter().any(|earlier| Target::of(own, earlier) == target);
+            (!again).then_some(target)
+        })
     }
 
     /// Whether it is for callers in `caller`, as far as namespaces decide, through `target`.

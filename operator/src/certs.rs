@@ -126,7 +126,7 @@ impl Keeper {
         let (now, plan) = (Timestamp::now(), plan(Timestamp::now(), found, &self.lives));
         if let Some(end) = found.leaf_end() {
             #[allow(clippy::cast_precision_loss, reason = "seconds since the epoch are exact up to 2^53")]
-            self.metrics.certificate_expiry.set(end.as_second() as f64);
+            self.metrics.certificate_expires.set(end.as_second() as f64);
         }
         if !self.held.now() {
             return Ok(LONGEST);

@@ -26,7 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) errors: Family<Kind, Counter>,
     pub(crate) pokes: Counter,
     pub(crate) lease_held: Gauge,
-    pub(crate) certificate_expiry: Gauge<f64, AtomicU64>,
+    pub(crate) certificate_expires: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -47,9 +47,9 @@ impl Metrics {
         registry.register("pokes", "Pods touched so that the kubelet projects a new config", metrics.pokes.clone());
         registry.register("lease_held", "1 while this replica writes", metrics.lease_held.clone());
         registry.register(
-            "certificate_expiry_timestamp_seconds",
+            "certificate_expires_timestamp_seconds",
             "When the injector's certificate ends, in seconds since the epoch",
-            metrics.certificate_expiry.clone(),
+            metrics.certificate_expires.clone(),
         );
         (metrics, Arc::new(registry))
     }

@@ -107,6 +107,14 @@ fn a_producer_and_a_consumer_claim_different_things() {
 }
 
 #[test]
+fn a_target_that_is_named_twice_is_claimed_once() {
+    let twice = json!({"targetRefs": [{"kind": "Service", "name": "a"}, {"kind": "Service", "name": "a", "namespace": "shop"}]});
+    let world = shop([("shop/twice", 1, twice)]);
+    assert_eq!(order(&world, "front", "http"), ["shop/twice"]);
+    assert!(conflicts(world.policies.iter()).is_empty());
+}
+
+#[test]
 fn what_does_not_parse_claims_nothing() {
     let mut world = shop([("shop/good", 2, service_a())]);
     let broken = json!({"metadata": {"namespace": "shop", "name": "broken", "creationTimestamp": "1970-01-01T00:00:00Z"},
