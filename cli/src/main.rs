@@ -54,5 +54,10 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
 
 /// Runs a command that waits for things. The proxy brings its own threads; one is enough for the rest.
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    // What the proxy has to say beyond its verdicts is rare and important.
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .init();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
