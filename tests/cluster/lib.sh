@@ -7,6 +7,7 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
+export PATH=$PATH:/usr/sbin:/sbin # where Debian keeps ip, nft and sysctl, and su does not look
 readonly CACHE=${FIREBREAK_CACHE:-$HOME/.cache/firebreak}
 readonly STATE=${FIREBREAK_STATE:-/var/tmp/firebreak-test}
 readonly NAME=firebreak-test

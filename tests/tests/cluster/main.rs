@@ -11,6 +11,7 @@ mod install;
 mod outage;
 mod protocols;
 mod retries;
+mod scope;
 mod wrong;
 
 use firebreak_tests::{

@@ -24,6 +24,24 @@ fn operator_and_injector_are_killed_under_load_and_no_request_fails() -> anyhow:
     Ok(())
 }
 
+/// The proxy of a pod that ends tells callers to go elsewhere before its application ends, so that a rollout needs no retries.
+#[test]
+fn a_rollout_of_the_service_under_load_fails_no_request() -> anyhow::Result<()> {
+    let shop = super::shop()?;
+    let web = App::named(&shop, "web");
+    shop.kubectl(&["scale", "deployment/service2", "--replicas=2"])?;
+    App::named(&shop, "service2").ready()?;
+    let report = thread::scope(|scope| -> anyhow::Result<_> {
+        let load = scope.spawn(|| web.call("http://service2/", "--for 25s --concurrency 4"));
+        shop.kubectl(&["rollout", "restart", "deployment/service2"])?;
+        App::named(&shop, "service2").ready()?;
+        load.join().map_err(|_| anyhow::anyhow!("the caller's thread ended"))?
+    })?;
+    assert!(report.sent > 1000, "{report:?}");
+    assert_eq!(report.with("200"), report.sent, "{report:?}");
+    Ok(())
+}
+
 #[test]
 fn without_the_injector_pods_that_opted_out_start_and_others_wait() -> anyhow::Result<()> {
     install::firebreak()?;
