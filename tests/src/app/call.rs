@@ -19,6 +19,9 @@ use tokio::time::{Instant, timeout};
 
 use super::grpc;
 
+/// Requests that the proxy answered itself and that are reported without being asked for.
+const MOST_FAILURES: usize = 5;
+
 /// What to send.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Call {
@@ -81,7 +84,7 @@ pub struct Report {
     pub p99: u64,
     /// See `fastest`.
     pub slowest: u64,
-    /// Each request, when asked for.
+    /// Each request, when asked for; otherwise a few that the proxy answered itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub each: Vec<Outcome>,
 }
@@ -117,9 +120,11 @@ impl Report {
         times.sort_unstable();
         let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default();
         (report.fastest, report.median, report.p99, report.slowest) = (at(0), at(50), at(99), at(100));
-        if keep {
-            report.each.append(&mut each);
+        if !keep {
+            each.retain(|outcome| outcome.reason().is_some());
+            each.truncate(MOST_FAILURES);
         }
+        report.each = each;
         report
     }
 }

@@ -28,13 +28,17 @@ fn operator_and_injector_are_killed_under_load_and_no_request_fails() -> anyhow:
 #[test]
 fn a_rollout_of_the_service_under_load_fails_no_request() -> anyhow::Result<()> {
     let shop = super::shop()?;
-    let web = App::named(&shop, "web");
-    shop.kubectl(&["scale", "deployment/service2", "--replicas=2"])?;
-    App::named(&shop, "service2").ready()?;
+    let (web, steady) = (App::named(&shop, "web"), App::named(&shop, "steady"));
+    // As for any rollout in Kubernetes, the application must outlive the moment in which its address is still handed out.
+    let manifest = app::manifest("steady")
+        .replace("  selector: {matchLabels", "  replicas: 2\n  selector: {matchLabels")
+        .replace("args: [serve]", "args: [serve]\n        lifecycle: {preStop: {sleep: {seconds: 3}}}");
+    shop.apply(&manifest)?;
+    steady.ready_for(&web)?;
     let report = thread::scope(|scope| -> anyhow::Result<_> {
-        let load = scope.spawn(|| web.call("http://service2/", "--for 25s --concurrency 4"));
-        shop.kubectl(&["rollout", "restart", "deployment/service2"])?;
-        App::named(&shop, "service2").ready()?;
+        let load = scope.spawn(|| web.call("http://steady/", "--for 20s --concurrency 4"));
+        shop.kubectl(&["rollout", "restart", "deployment/steady"])?;
+        steady.ready()?;
         load.join().map_err(|_| anyhow::anyhow!("the caller's thread ended"))?
     })?;
     assert!(report.sent > 1000, "{report:?}");
