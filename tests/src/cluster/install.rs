@@ -16,11 +16,14 @@ static INSTALLED: Mutex<bool> = Mutex::new(false);
 pub fn firebreak() -> anyhow::Result<()> {
     let mut installed = INSTALLED.lock();
     if !*installed {
+        // What an earlier run has left is of another build, though its images may have the same name.
+        if helm(&["status", RELEASE, "--namespace", NAMESPACE]).is_ok() {
+            helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])?;
+        }
         let chart = root().join("charts/firebreak");
         let chart = chart.to_string_lossy();
-        let wait = ["--wait", "--timeout", "3m"];
-        let what = ["upgrade", RELEASE, &chart, "--install", "--namespace", NAMESPACE, "--create-namespace"];
-        helm(&[what.as_slice(), &wait].concat())?;
+        let to = ["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"];
+        helm(&[["install", RELEASE, &chart].as_slice(), &to].concat())?;
         *installed = true;
     }
     Ok(())
