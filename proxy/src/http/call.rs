@@ -3,9 +3,9 @@
 //! A call is entered in the books exactly once: when it is told its end, or, if nobody tells it, when it is dropped, which
 //! means that the caller went away. So the fates of a callee always add up to its requests.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, StatusCode, Uri, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -54,7 +54,9 @@ pub struct Call {
 impl Call {
     /// A request that came by `link`.
     pub fn new(link: Rc<Link>, head: &Parts) -> Self {
-        let started = link.first_byte.take().unwrap_or_else(Instant::now);
+        // On HTTP/2 bytes of other streams and of the connection itself come in between; there a request begins with its head.
+        let first_byte = if head.version == Version::HTTP_2 { None } else { link.first_byte.take() };
+        let started = first_byte.unwrap_or_else(Instant::now);
         Self {
             callee: link.callee(),
             link,
@@ -86,6 +88,11 @@ impl Call {
             self.fault = Some(Arc::clone(set));
         }
         hit
+    }
+
+    /// How long the FaultSpec that hit the last try goes on.
+    pub fn fault_remains(&self, now: Instant) -> Duration {
+        self.fault.as_ref().map_or(Duration::ZERO, |fault| fault.remains(now))
     }
 
     /// Counts the abort of a try that has come to it.

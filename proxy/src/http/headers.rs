@@ -1,5 +1,7 @@
 //! Headers that concern one hop only, and those that a proxy adds (RFC 9110, 7.6).
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, response};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -16,9 +18,9 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
         && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value, "upgrade"))
 }
 
-/// Makes the head of a request fit to be sent on. `peer` is appended to `X-Forwarded-For`, where the callee would
-/// otherwise not see it.
-pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderValue>) {
+/// Makes the head of a request to `destination` fit to be sent on. `peer` is appended to `X-Forwarded-For`, where the
+/// callee would otherwise not see it.
+pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderValue>, destination: SocketAddr) {
     let http10 = request.version == Version::HTTP_10;
     remove_hop_by_hop(&mut request.headers, upgrade);
     if request.version != Version::HTTP_2 {
@@ -33,6 +35,11 @@ pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderV
     request.headers.append(header::VIA, HeaderValue::from_static(via));
     if let Some(peer) = peer {
         forwarded_for(&mut request.headers, peer);
+    }
+    if http10 && !request.headers.contains_key(header::HOST) {
+        // HTTP/1.0 may do without, HTTP/1.1 may not (RFC 9112, 3.2). An address always is a valid value.
+        let host = request.uri.authority().map_or_else(|| destination.to_string(), ToString::to_string);
+        request.headers.extend(HeaderValue::try_from(host).ok().map(|host| (header::HOST, host)));
     }
 }
 
@@ -52,8 +59,9 @@ pub fn correlation(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    if let Some(named) = headers.get(header::CONNECTION).filter(|value| !is_plain(value)).cloned() {
-        remove_named(headers, &named);
+    if headers.get_all(header::CONNECTION).iter().any(|value| !is_plain(value)) {
+        let named: Vec<_> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+        named.iter().for_each(|named| remove_named(headers, named));
     }
     let upgrade = upgrade.then(|| headers.get(header::UPGRADE).cloned()).flatten();
     headers.remove(header::CONNECTION);
@@ -109,7 +117,7 @@ mod tests {
         let request = headers.iter().fold(Request::builder(), |builder, (name, value)| builder.header(*name, *value));
         let mut parts = request.body(()).unwrap().into_parts().0;
         let peer = HeaderValue::from_static("10.0.0.9");
-        prepare_request(&mut parts, upgrade, Some(&peer));
+        prepare_request(&mut parts, upgrade, Some(&peer), SocketAddr::from(([10, 0, 0, 1], 80)));
         parts.headers
     }
 
@@ -117,6 +125,7 @@ mod tests {
     fn what_concerns_one_hop_stays_on_it() {
         let headers = prepared(
             &[
+                ("connection", "keep-alive"),
                 ("connection", "close, x-secret, content-length"),
                 ("x-secret", "1"),
                 ("content-length", "3"),

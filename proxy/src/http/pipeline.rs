@@ -60,7 +60,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     let callee = Arc::clone(&call.callee);
     let plan = callee.plan(&head);
     call.request_end = plan.clocks.request_end(call.started);
-    prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref());
+    prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
     let source = Source::new(body, plan.retries.is_some() || head.method.is_idempotent(), activity.clone());
@@ -87,7 +87,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
         Ok(Got::Injected(abort)) => reply::injected(call, abort),
         Ok(Got::Answer(answer)) => match switching.filter(|_| upgrade::agreed(&answer, &head.method)) {
             Some(switching) => upgrade::switch(call, plan.clocks, switching, answer),
-            None => reply::relayed(call, plan.clocks, activity, answer),
+            None => reply::relayed(call, plan.clocks, activity, source.upload(), answer),
         },
     }
 }
@@ -160,7 +160,9 @@ impl Sending<'_> {
             if let Connection::Exclusive(exclusive) = &connection {
                 self.last_connection = Some(exclusive.id);
             }
-            reply::discard(&self.call.link.worker, response, connection);
+            if self.source.upload().is_done() {
+                reply::discard(self.call, response, connection);
+            }
         }
     }
 
@@ -181,7 +183,8 @@ impl Sending<'_> {
         }
         let hit = self.call.draw(self.head, now);
         if let Some(delay) = hit.delay {
-            sleep(delay).await;
+            // Not beyond the fault's own end.
+            sleep(delay.min(self.call.fault_remains(now))).await;
         }
         self.call.count_abort(hit);
         match hit.abort {

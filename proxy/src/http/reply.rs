@@ -1,6 +1,6 @@
 //! What the caller gets: the callee's answer passed on, or the proxy's own with the reason in it.
 
-use std::{pin::Pin, rc::Rc, task::Poll};
+use std::{pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -16,13 +16,12 @@ use super::{
     grpc::{self, GRPC_MESSAGE, GRPC_STATUS},
     headers::prepare_response,
     reply_body::{ReplyBody, Tail},
-    send_body::Activity,
+    send_body::{Activity, Upload},
 };
 use crate::{
     policy::{fault::Abort, timeout::Clocks},
     upstream::send::{Answer, Connection},
     verdict::Reason,
-    worker::Worker,
 };
 
 /// Longest body of an unused answer that is read so that its connection can be used again, and how long that may take.
@@ -33,7 +32,13 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The callee's answer. The call ends with the last byte of its body.
-pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Response<ReplyBody> {
+pub fn relayed(
+    mut call: Call,
+    clocks: Clocks,
+    activity: Option<Activity>,
+    upload: Upload,
+    answer: Answer,
+) -> Response<ReplyBody> {
     let Answer { response, connection } = answer;
     let (mut head, body) = response.into_parts();
     prepare_response(&mut head, false);
@@ -43,7 +48,8 @@ pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answe
     if failed {
         call.member(Reason::CalleeError, Some(head.status)).append_to(&mut head.headers);
     }
-    let tail = Tail::new(call, connection, failed.then_some(Reason::CalleeError), clocks, activity);
+    let reason = failed.then_some(Reason::CalleeError);
+    let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle));
     Response::from_parts(head, ReplyBody::relayed(body, tail))
 }
 
@@ -81,13 +87,13 @@ pub fn injected_status(abort: Abort, is_grpc: bool) -> (StatusCode, Option<u8>) 
 
 /// Reads an answer that nobody wants to its end, so that its connection can be used again; or closes it, if the rest is
 /// long or slow.
-pub fn discard(worker: &Rc<Worker>, response: Response<Incoming>, connection: Connection) {
+pub fn discard(call: &Call, response: Response<Incoming>, connection: Connection) {
     let mut body = response.into_body();
     let Connection::Exclusive(exclusive) = connection else { return };
+    let (worker, gate) = (Rc::clone(&call.link.worker), Arc::clone(&call.callee.gate));
     if body.is_end_stream() {
-        return worker.pool.put(exclusive);
+        return worker.pool.put(exclusive, &gate);
     }
-    let worker = Rc::clone(worker);
     spawn_local(async move {
         let mut left = DISCARD_BYTES;
         let read = std::future::poll_fn(|cx| {
@@ -105,7 +111,7 @@ pub fn discard(worker: &Rc<Worker>, response: Response<Incoming>, connection: Co
             }
         });
         if timeout(DISCARD_TIME, read).await == Ok(true) {
-            worker.pool.put(exclusive);
+            worker.pool.put(exclusive, &gate);
         }
     });
 }

@@ -17,13 +17,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     call::Call,
     grpc::{self, GRPC_MESSAGE, GRPC_STATUS},
-    send_body::Activity,
+    send_body::{Activity, Upload},
 };
-use crate::{
-    policy::timeout::{Clocks, End},
-    upstream::send::Connection,
-    verdict::Reason,
-};
+use crate::{policy::timeout::End, upstream::send::Connection, verdict::Reason};
 
 /// A response's body.
 #[derive(Debug)]
@@ -44,6 +40,7 @@ enum Kind {
 pub struct Tail {
     call: Call,
     connection: Connection,
+    upload: Upload,
     /// What the head said already.
     reason: Option<Reason>,
     idle: Option<(Activity, Duration)>,
@@ -60,11 +57,11 @@ impl Tail {
     pub fn new(
         call: Call,
         connection: Connection,
+        upload: Upload,
         reason: Option<Reason>,
-        clocks: Clocks,
-        activity: Option<Activity>,
+        idle: Option<(Activity, Duration)>,
     ) -> Self {
-        Self { call, connection, reason, idle: activity.zip(clocks.idle), sleep: None }
+        Self { call, connection, upload, reason, idle, sleep: None }
     }
 
     /// The last byte has gone.
@@ -73,8 +70,8 @@ impl Tail {
             None => self.call.succeeded(),
             Some(reason) => self.call.failed(reason),
         }
-        if let Connection::Exclusive(exclusive) = self.connection {
-            self.call.link.worker.pool.put(exclusive);
+        if let (Connection::Exclusive(exclusive), true) = (self.connection, self.upload.is_done()) {
+            self.call.link.worker.pool.put(exclusive, &self.call.callee.gate);
         }
     }
 
@@ -132,6 +129,10 @@ impl ReplyBody {
     }
 
     fn poll_relayed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        // A caller that reads slowly, or a callee that always has more, does not stop the request's clock.
+        if self.tail.as_ref().and_then(|tail| tail.call.request_end).is_some_and(|end| Instant::now() >= end) {
+            return Poll::Ready(Some(self.end(Reason::RequestTimeout)));
+        }
         let Kind::Relayed(body) = &mut self.kind else { return Poll::Ready(None) };
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {

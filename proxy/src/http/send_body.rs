@@ -22,6 +22,25 @@ use tokio::time::Instant;
 pub struct Source {
     kind: Kind,
     activity: Option<Activity>,
+    upload: Upload,
+}
+
+/// Whether a request's body has been handed over to its end. A connection on which it has not must not carry another
+/// request, although its response is complete.
+#[derive(Clone, Debug)]
+pub struct Upload(Option<Rc<Cell<bool>>>);
+
+impl Upload {
+    /// Whether nothing is left to send.
+    pub fn is_done(&self) -> bool {
+        self.0.as_ref().is_none_or(|done| done.get())
+    }
+
+    fn done(&self) {
+        if let Some(done) = &self.0 {
+            done.set(true);
+        }
+    }
 }
 
 /// When a byte last moved, either way.
@@ -56,6 +75,7 @@ struct Kept {
 pub struct SendBody {
     kind: SendKind,
     activity: Option<Activity>,
+    upload: Upload,
 }
 
 #[derive(Debug)]
@@ -88,7 +108,13 @@ impl Source {
         } else {
             Kind::Once(RefCell::new(Some(body)))
         };
-        Self { kind, activity }
+        let upload = Upload((!matches!(kind, Kind::Empty)).then(Rc::default));
+        Self { kind, activity, upload }
+    }
+
+    /// Tells when the newest try has sent all of it.
+    pub fn upload(&self) -> Upload {
+        self.upload.clone()
     }
 
     /// Whether another try could send the same body.
@@ -111,7 +137,10 @@ impl Source {
             }
             Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
         };
-        SendBody { kind, activity: self.activity.clone() }
+        if let Upload(Some(done)) = &self.upload {
+            done.set(false);
+        }
+        SendBody { kind, activity: self.activity.clone(), upload: self.upload.clone() }
     }
 }
 
@@ -171,11 +200,16 @@ impl Body for SendBody {
                 if kept.turn != *turn {
                     return Poll::Ready(Some(Err(SendError::Superseded.into())));
                 }
-                ready!(kept.poll_frame(next, cx))
+                let frame = ready!(kept.poll_frame(next, cx));
+                drop(kept);
+                frame
             }
         };
         if let Some(activity) = &this.activity {
             activity.set(Instant::now());
+        }
+        if frame.is_none() || this.is_end_stream() {
+            this.upload.done();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

@@ -175,7 +175,7 @@ async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
         // The request that comes takes its own lease.
         drop(permit);
         if let Ok(sender) = handshake_h1(stream, opened).await {
-            pool.put(pool.exclusive(key, sender));
+            pool.put(pool.exclusive(key, sender), &callee.gate);
         }
     } else if let Some(shared) = callee.gate.try_acquire(Need::Shared) {
         drop(permit);

@@ -82,7 +82,8 @@ pub struct Gate {
     requests: AtomicU32,
     leases: AtomicU32,
     sockets: AtomicU32,
-    socket_closed: Notify,
+    freed: Notify,
+    wanting: AtomicU32,
     waiting: AtomicU32,
     queue: Mutex<VecDeque<Waiter>>,
     tickets: AtomicU64,
@@ -104,7 +105,7 @@ struct Waiter {
 
 /// Takes a waiter out of the queue, however its wait ends.
 struct Queued<'a> {
-    gate: &'a Gate,
+    gate: &'a Arc<Gate>,
     ticket: u64,
 }
 
@@ -151,7 +152,8 @@ impl Gate {
             requests: AtomicU32::new(0),
             leases: AtomicU32::new(0),
             sockets: AtomicU32::new(0),
-            socket_closed: Notify::new(),
+            freed: Notify::new(),
+            wanting: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             queue: Mutex::default(),
             tickets: AtomicU64::new(0),
@@ -191,7 +193,9 @@ impl Gate {
 
     /// Lets a request in if there is room and nobody waits.
     pub fn try_acquire(self: &Arc<Self>, need: Need) -> Option<Permit> {
-        (self.waiting.load(SeqCst) == 0 && self.admit(need)).then(|| Permit { gate: Arc::clone(self), need })
+        // A shared connection is for requests that are inside already: it does not queue behind those who are not.
+        let first = need == Need::Shared || self.waiting.load(SeqCst) == 0;
+        (first && self.admit(need)).then(|| Permit { gate: Arc::clone(self), need })
     }
 
     /// Lets in whoever now fits, after limits have grown.
@@ -218,7 +222,12 @@ impl Gate {
             if queue.len() >= self.max_pending.load(SeqCst) as usize {
                 return Err(Refused::Full);
             }
-            queue.push_back(Waiter { ticket, need, admit });
+            let waiter = Waiter { ticket, need, admit };
+            if need == Need::Shared {
+                queue.push_front(waiter)
+            } else {
+                queue.push_back(waiter)
+            }
             self.waiting.store(length(&queue), SeqCst);
             Queued { gate: self, ticket }
         };
@@ -301,9 +310,13 @@ impl Drop for Permit {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        let mut queue = self.gate.queue.lock();
-        queue.retain(|waiter| waiter.ticket != self.ticket);
-        self.gate.waiting.store(length(&queue), SeqCst);
+        {
+            let mut queue = self.gate.queue.lock();
+            queue.retain(|waiter| waiter.ticket != self.ticket);
+            self.gate.waiting.store(length(&queue), SeqCst);
+        }
+        // Who stood behind may fit where this one did not.
+        self.gate.wake();
     }
 }
 

@@ -104,6 +104,13 @@ impl FaultSet {
         now < self.gone_at && Timestamp::now() < self.expires_at
     }
 
+    /// How long it goes on acting.
+    pub fn remains(&self, now: Instant) -> Duration {
+        let wall = self.expires_at.duration_since(Timestamp::now()).unsigned_abs();
+        let wall = if Timestamp::now() < self.expires_at { wall } else { Duration::ZERO };
+        wall.min(self.gone_at.saturating_duration_since(now))
+    }
+
     /// Whether it is about this request.
     pub fn concerns(&self, request: &http::request::Parts) -> bool {
         self.matchers.is_empty() || self.matchers.iter().any(|matcher| matcher.matches(request))

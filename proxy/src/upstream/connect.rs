@@ -44,12 +44,12 @@ pub async fn connect(
 /// Waits until the bulkhead has room for a socket, giving up idle connections for it.
 async fn room(worker: &Worker, callee: &Callee) -> Opened {
     loop {
-        let closed = callee.gate.closed();
+        let freed = callee.gate.socket_freed();
         match callee.gate.open() {
             Room::Yes(opened) => return opened,
             Room::AfterClosingIdle => {
                 worker.give_up_idle(callee.id);
-                closed.await;
+                freed.await;
             }
         }
     }

@@ -18,7 +18,7 @@ use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::http::send_body::SendBody;
+use crate::{http::send_body::SendBody, policy::bulkhead::Gate};
 
 /// How long an unused connection is kept. Node.js closes after 5 s, most others later.
 pub const IDLE: Duration = Duration::from_secs(4);
@@ -55,7 +55,8 @@ pub struct Shared {
     pub sender: http2::SendRequest<SendBody>,
     /// Whether it was there before this request.
     pub reused: bool,
-    streams: Rc<Cell<usize>>,
+    /// Streams that are open on it; also tells connections apart.
+    pub streams: Rc<Cell<usize>>,
 }
 
 /// A new HTTP/2 connection, before any stream of it is taken.
@@ -119,11 +120,12 @@ impl Pool {
         Some(Exclusive { reused: true, ..idle.remove(place) })
     }
 
-    /// Gives back an HTTP/1 connection whose response was read to its end.
-    pub fn put(&self, connection: Exclusive) {
+    /// Gives back an HTTP/1 connection whose response was read to its end, and tells who waits for room for a socket.
+    pub fn put(&self, connection: Exclusive, gate: &Gate) {
         if !connection.sender.is_closed() {
             let connection = Exclusive { since: Instant::now(), ..connection };
             self.slots.borrow_mut().entry(connection.key).or_default().idle.push(connection);
+            gate.socket_is_idle();
         }
     }
 
@@ -154,6 +156,13 @@ impl Pool {
         let done = Rc::new(Notify::new());
         slot.opening = Some(Rc::clone(&done));
         Found::Nothing(Opening { slots: Rc::clone(&self.slots), key, done })
+    }
+
+    /// Gives no more streams to an HTTP/2 connection that broke.
+    pub fn retire(&self, key: Key, streams: &Rc<Cell<usize>>) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
+            slot.shared.retain(|shared| !Rc::ptr_eq(&shared.streams, streams));
+        }
     }
 
     /// Any HTTP/2 connection, however busy, for when no other may be opened.

@@ -55,6 +55,16 @@ pub enum Connection {
     Shared(Shared),
 }
 
+impl Connection {
+    /// What tells an HTTP/2 connection from others.
+    fn streams(&self) -> Option<Rc<Cell<usize>>> {
+        match self {
+            Self::Exclusive(_) => None,
+            Self::Shared(shared) => Some(Rc::clone(&shared.streams)),
+        }
+    }
+}
+
 /// Where and how a try is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
@@ -76,7 +86,9 @@ pub struct Target<'a> {
 enum Failed {
     /// Nothing was written: here it is again.
     Unsent(Box<Request<SendBody>>),
-    /// Something may have been written.
+    /// Something may have been written, then the connection ended without a byte of a response.
+    ConnectionLost,
+    /// The callee, or the caller's body, ended it otherwise.
     Sent(Reason),
 }
 
@@ -90,18 +102,21 @@ impl Target<'_> {
         let mut request = Request::from_parts(head.clone(), source.body());
         loop {
             let (connection, reused) = self.connection(head.version, may_reuse).await?;
+            let streams = connection.streams();
             match send(connection, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) if reused => request = *unsent,
                 Err(Failed::Unsent(_)) => return Err(Reason::ConnectionReset),
-                Err(Failed::Sent(Reason::ConnectionReset))
-                    if reused && head.method.is_idempotent() && source.replayable() =>
-                {
-                    // The next idle connection may be just as dead; a new one is not.
-                    may_reuse = false;
+                Err(Failed::ConnectionLost) if reused && head.method.is_idempotent() && source.replayable() => {
                     request = Request::from_parts(head.clone(), source.body());
                 }
+                Err(Failed::ConnectionLost) => return Err(Reason::ConnectionReset),
                 Err(Failed::Sent(reason)) => return Err(reason),
+            }
+            // The next connection of the pool may be just as dead; a new one is not. So a try replaces once.
+            may_reuse = false;
+            if let Some(streams) = streams {
+                self.worker.pool.retire(self.key(), &streams);
             }
             self.callee.metrics.shard(self.worker.id).replaced.increment();
         }
@@ -176,7 +191,13 @@ async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answ
 }
 
 fn failed(unsent: Option<Request<SendBody>>, error: &hyper::Error) -> Failed {
-    unsent.map_or_else(|| Failed::Sent(reason(error)), |request| Failed::Unsent(Box::new(request)))
+    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match (unsent, reason(error)) {
+        (Some(request), _) => Failed::Unsent(Box::new(request)),
+        // A stream that the callee reset is an answer of its; the connection lives.
+        (None, Reason::ConnectionReset) if h2.is_none_or(|h2| h2.is_io() || h2.is_go_away()) => Failed::ConnectionLost,
+        (None, reason) => Failed::Sent(reason),
+    }
 }
 
 /// The reason behind an error of the HTTP library, while no response has come.

@@ -319,3 +319,61 @@ async fn a_grpc_call_that_was_not_answered_is_retried_as_unavailable() {
         assert_eq!(grpc_call(&mesh, "/0").await.trailers.unwrap()["grpc-status"], "0");
     }
 }
+
+#[tokio::test]
+async fn on_http2_a_request_begins_with_its_head() {
+    let callee = Callee::start(|_, _| async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        Response::new(Body::from("ok"))
+    })
+    .await;
+    let mesh = Mesh::new(&[callee.address], json!({"timeouts": {"request": "500ms"}}));
+    let mut sender = connect_h2(mesh.address).await;
+    for _ in 0..3 {
+        let response = sender.send_request(h2_request("/").body(Body::default()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200, "what came on the connection before does not count");
+        drop(response.into_body().collect().await.unwrap());
+        // The window update and the settings' acknowledgement that follow are bytes, but of no request.
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_the_upload_is_over_leaves_no_half_used_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(1..) = stream.read(&mut buffer).await {
+                    if stream.write_all(b"HTTP/1.1 401 No\r\ncontent-length: 2\r\n\r\nno").await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mesh = Mesh::with(&[address], json!({"protocol": "Http"}), &[]);
+    let mut uploader = TcpStream::connect(mesh.address).await.unwrap();
+    uploader.write_all(b"POST / HTTP/1.1\r\nHost: callee\r\nContent-Length: 1000000\r\n\r\nbegin").await.unwrap();
+    let mut head = [0; 12];
+    uploader.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 401");
+    let other = tokio::time::timeout(std::time::Duration::from_secs(2), mesh.get("/")).await;
+    assert_eq!(other.expect("another request does not wait for somebody else's upload").status, 401);
+}
+
+#[tokio::test]
+async fn a_request_without_a_host_gets_one() {
+    let callee = Callee::start(|_, request| async move {
+        Response::new(Body::from(request.headers()["host"].to_str().unwrap().to_owned()))
+    })
+    .await;
+    let mesh = Mesh::with(&[callee.address], json!({"protocol": "Http"}), &[]);
+    let mut old = TcpStream::connect(mesh.address).await.unwrap();
+    old.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    old.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with(&format!("\r\n\r\n{}", mesh.address)), "{answer}");
+}

@@ -159,3 +159,72 @@ async fn a_post_on_a_connection_that_dies_is_not_sent_twice() {
     assert_eq!(seen.status, 502);
     assert!(seen.has_reason("connection_reset"), "{}", seen.verdict());
 }
+
+/// A callee that speaks HTTP/2 and resets every stream but the first; it counts them.
+async fn resets_streams() -> (std::net::SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let streams = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&streams);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = std::sync::Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    } else {
+                        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                    }
+                }
+            });
+        }
+    });
+    (address, streams)
+}
+
+#[tokio::test]
+async fn a_stream_that_the_callee_resets_is_one_try() {
+    let (address, streams) = resets_streams().await;
+    let mesh = Mesh::new(&[address], json!({"timeouts": {"request": "5s"}}));
+    let mut sender = super::support::connect_h2(mesh.address).await;
+    for (expected, number) in [(200, 1), (502, 2)] {
+        let request = Request::get("http://callee/").version(http::Version::HTTP_2).body(Body::default()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), expected);
+        assert_eq!(streams.load(std::sync::atomic::Ordering::SeqCst), number);
+    }
+    assert_eq!(mesh.attempts(2).await, counts(&[("answered", 1), ("unreachable", 1)]));
+}
+
+#[tokio::test]
+async fn a_retry_within_a_full_bulkhead_does_not_wait_for_its_own_connection() {
+    // The head comes at once, the body of the error a moment later: the connection is neither busy nor idle meanwhile.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut answers = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            answers += 1;
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                let mut first = answers == 1;
+                while let Ok(1..) = stream.read(&mut buffer).await {
+                    let status = if first { "503 Busy" } else { "200 OK" };
+                    first = false;
+                    stream
+                        .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n").as_bytes())
+                        .await
+                        .unwrap();
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    stream.write_all(b"ok").await.unwrap();
+                }
+            });
+        }
+    });
+    let policy = json!({"retries": {"conditions": ["5xx"]}, "bulkhead": {"maxConnections": 1}});
+    let mesh = Mesh::new(&[address], policy);
+    let seen = mesh.get("/").await;
+    assert_eq!(seen.status, 200);
+    assert!(seen.took < std::time::Duration::from_secs(2), "{:?}", seen.took);
+}

@@ -1,6 +1,12 @@
 //! Sockets: the part of the bulkhead that idle connections take.
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    task::{Context, Poll},
+};
+
+use tokio::sync::futures::Notified;
 
 use super::{Gate, take};
 
@@ -13,7 +19,7 @@ pub struct Opened(Arc<Gate>);
 pub enum Room {
     /// Open it.
     Yes(Opened),
-    /// Give up an idle connection of this callee, in this worker or another, then ask again after [`Gate::closed`].
+    /// Give up an idle connection of this callee, in this worker or another, then ask again after [`Gate::socket_freed`].
     AfterClosingIdle,
 }
 
@@ -27,15 +33,45 @@ impl Gate {
         }
     }
 
-    /// Resolves when a socket has been closed since the call. Call it before [`open`](Self::open), await it after.
-    pub fn closed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.socket_closed.notified()
+    /// Resolves when a socket has been closed, or has become idle, since the call. Call it before [`open`](Self::open),
+    /// await it after.
+    pub fn socket_freed(&self) -> Freed<'_> {
+        self.wanting.fetch_add(1, SeqCst);
+        Freed { gate: self, notified: Box::pin(self.freed.notified()) }
+    }
+
+    /// Tells who waits for room that there is an idle socket to give up. Costs nothing while nobody waits.
+    pub fn socket_is_idle(&self) {
+        if self.wanting.load(SeqCst) > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+/// See [`Gate::socket_freed`].
+#[derive(Debug)]
+pub struct Freed<'a> {
+    gate: &'a Gate,
+    notified: Pin<Box<Notified<'a>>>,
+}
+
+impl Future for Freed<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.notified.as_mut().poll(cx)
+    }
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.gate.wanting.fetch_sub(1, SeqCst);
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         self.0.sockets.fetch_sub(1, SeqCst);
-        self.0.socket_closed.notify_waiters();
+        self.0.socket_is_idle();
     }
 }

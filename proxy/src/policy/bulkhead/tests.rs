@@ -78,6 +78,28 @@ async fn more_room_wakes_who_waits() {
     waiting.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_leaves_the_queue_lets_the_next_one_try() {
+    let gate =
+        Gate::new(Limits { max_connections: 1, max_requests: 2, max_pending: 9, max_pending_time: Duration::MAX });
+    let _held = gate.try_acquire(Need::Exchange).unwrap();
+    let mut stuck = Box::pin(gate.acquire(Need::Exchange, Some(Instant::now() + Duration::from_secs(1))));
+    assert!(futures_poll(stuck.as_mut()).is_none());
+    let mut behind = Box::pin(gate.acquire(Need::Stream, None));
+    assert!(futures_poll(behind.as_mut()).is_none(), "first come, first served");
+    assert_eq!(stuck.await.unwrap_err(), Refused::Deadline);
+    assert!(futures_poll(behind.as_mut()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_for_those_inside_does_not_queue_behind_those_outside() {
+    let gate = gate(2, 1, 9);
+    let _inside = gate.try_acquire(Need::Stream).unwrap();
+    let mut outside = Box::pin(gate.acquire(Need::Stream, None));
+    assert!(futures_poll(outside.as_mut()).is_none());
+    assert!(gate.try_acquire(Need::Shared).is_some());
+}
+
 #[test]
 fn streams_share_a_connection_and_exchanges_do_not() {
     let gate = gate(2, 3, 0);
@@ -93,7 +115,7 @@ fn streams_share_a_connection_and_exchanges_do_not() {
 async fn an_idle_socket_makes_room_for_a_busy_one() {
     let gate = gate(1, u32::MAX, 0);
     let Room::Yes(idle) = gate.open() else { panic!("empty") };
-    let closed = gate.closed();
+    let closed = gate.socket_freed();
     assert!(matches!(gate.open(), Room::AfterClosingIdle));
     drop(idle);
     closed.await;
