@@ -61,7 +61,9 @@ pub fn correlation(headers: &HeaderMap) -> Option<&[u8]> {
 fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     if headers.get_all(header::CONNECTION).iter().any(|value| !is_plain(value)) {
         let named: Vec<_> = headers.get_all(header::CONNECTION).iter().cloned().collect();
-        named.iter().for_each(|named| remove_named(headers, named));
+        for named in &named {
+            remove_named(headers, named);
+        }
     }
     let upgrade = upgrade.then(|| headers.get(header::UPGRADE).cloned()).flatten();
     headers.remove(header::CONNECTION);

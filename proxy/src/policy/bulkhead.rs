@@ -224,9 +224,9 @@ impl Gate {
             }
             let waiter = Waiter { ticket, need, admit };
             if need == Need::Shared {
-                queue.push_front(waiter)
+                queue.push_front(waiter);
             } else {
-                queue.push_back(waiter)
+                queue.push_back(waiter);
             }
             self.waiting.store(length(&queue), SeqCst);
             Queued { gate: self, ticket }

@@ -106,11 +106,10 @@ impl Target<'_> {
             match send(connection, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) if reused => request = *unsent,
-                Err(Failed::Unsent(_)) => return Err(Reason::ConnectionReset),
                 Err(Failed::ConnectionLost) if reused && head.method.is_idempotent() && source.replayable() => {
                     request = Request::from_parts(head.clone(), source.body());
                 }
-                Err(Failed::ConnectionLost) => return Err(Reason::ConnectionReset),
+                Err(Failed::Unsent(_) | Failed::ConnectionLost) => return Err(Reason::ConnectionReset),
                 Err(Failed::Sent(reason)) => return Err(reason),
             }
             // The next connection of the pool may be just as dead; a new one is not. So a try replaces once.
