@@ -2,4 +2,5 @@
 
 pub mod connect;
 pub mod pool;
+pub mod received;
 pub mod send;

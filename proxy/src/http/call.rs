@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Uri, request::Parts};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -55,7 +55,7 @@ impl Call {
     /// A request that came by `link`.
     pub fn new(link: Rc<Link>, head: &Parts) -> Self {
         // On HTTP/2 bytes of other streams and of the connection itself come in between; there a request begins with its head.
-        let first_byte = if head.version == Version::HTTP_2 { None } else { link.first_byte.take() };
+        let first_byte = if link.multiplexed { None } else { link.moments.take() };
         let started = first_byte.unwrap_or_else(Instant::now);
         Self {
             callee: link.callee(),
@@ -141,8 +141,7 @@ impl Call {
     /// A fault that hit the last try is to blame for a clock that ran out, and for what it did itself; an error that the
     /// callee answered all the same is the callee's.
     fn domain(&self, reason: Reason) -> Domain {
-        let clock = matches!(reason, Reason::AttemptTimeout | Reason::RequestTimeout | Reason::IdleTimeout);
-        if clock && self.fault.is_some() { Domain::Injected } else { reason.domain() }
+        if reason.is_clock() && self.fault.is_some() { Domain::Injected } else { reason.domain() }
     }
 
     fn log(&self, fate: Fate, reason: Reason) {
@@ -171,6 +170,6 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.failed(Reason::CallerCancelled);
-        self.link.first_byte.reset();
+        self.link.moments.reset();
     }
 }

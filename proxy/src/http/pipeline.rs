@@ -27,7 +27,7 @@ use super::{
 use crate::{
     policy::{bulkhead::Need, fault::Abort, retry::Brought, timeout::End},
     snapshot::Plan,
-    upstream::send::{Answer, Connection, Target},
+    upstream::send::{Answer, Target, Used},
     verdict::{AttemptOutcome, Reason},
 };
 
@@ -49,7 +49,7 @@ struct Sending<'a> {
     source: &'a Source,
     activity: Option<&'a Activity>,
     last_endpoint: Option<SocketAddr>,
-    last_connection: Option<u64>,
+    last_connection: Cell<Option<Used>>,
 }
 
 /// Serves one request.
@@ -68,18 +68,9 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     let outcome = match admit(&mut call, head.version).await {
         Err(reason) => Err(reason),
         Ok(()) => {
-            let (last_endpoint, last_connection) = (None, None);
-            let activity = activity.as_ref();
-            let sending = Sending {
-                call: &mut call,
-                plan,
-                head: &head,
-                source: &source,
-                activity,
-                last_endpoint,
-                last_connection,
-            };
-            sending.run().await
+            let (activity, last_endpoint, last_connection) = (activity.as_ref(), None, Cell::new(None));
+            let (call, head, source) = (&mut call, &head, &source);
+            Sending { call, plan, head, source, activity, last_endpoint, last_connection }.run().await
         }
     };
     match outcome {
@@ -155,14 +146,11 @@ impl Sending<'_> {
     }
 
     /// Lets go of an answer that will not be used. Its connection is not used for the next try.
-    fn give_up(&mut self, outcome: Result<Got, Reason>) {
-        if let Ok(Got::Answer(Answer { response, connection })) = outcome {
-            if let Connection::Exclusive(exclusive) = &connection {
-                self.last_connection = Some(exclusive.id);
-            }
-            if self.source.upload().is_done() {
-                reply::discard(self.call, response, connection);
-            }
+    fn give_up(&self, outcome: Result<Got, Reason>) {
+        if let Ok(Got::Answer(Answer { response, connection })) = outcome
+            && self.source.upload().is_done()
+        {
+            reply::discard(self.call, response, connection);
         }
     }
 
@@ -174,7 +162,14 @@ impl Sending<'_> {
             activity.set(now);
         }
         let idle = self.activity.cloned().zip(self.plan.clocks.idle);
-        within(end, idle, self.one_try(now, end)).await
+        let outcome = within(end, idle, self.one_try(now, end)).await;
+        if outcome.as_ref().is_err_and(|reason| reason.is_clock())
+            && let Some(used) = self.last_connection.take()
+        {
+            used.timed_out(&self.call.link.worker);
+            self.last_connection.set(Some(used));
+        }
+        outcome
     }
 
     async fn one_try(&mut self, now: Instant, end: Option<End>) -> Result<Got, Reason> {
@@ -199,8 +194,8 @@ impl Sending<'_> {
         };
         self.last_endpoint = Some(address);
         let worker = &*self.call.link.worker;
-        let (clocks, avoid) = (self.plan.clocks, self.last_connection);
-        let target = Target { worker, callee, address, clocks, avoid, end };
+        let (clocks, used) = (self.plan.clocks, &self.last_connection);
+        let target = Target { worker, callee, address, clocks, used, end };
         target.exchange(self.head, self.source).await.map(Got::Answer)
     }
 }

@@ -2,9 +2,11 @@
 //! clocks are given up with the last byte, or when the caller goes away.
 
 use std::{
+    cell::RefCell,
     error::Error,
     pin::Pin,
-    task::{Context, Poll},
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -12,7 +14,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::{AbortHandle, spawn_local},
+    time::{Instant, sleep_until},
+};
 
 use super::{
     call::Call,
@@ -23,16 +28,37 @@ use crate::{policy::timeout::End, upstream::send::Connection, verdict::Reason};
 
 /// A response's body.
 #[derive(Debug)]
-pub struct ReplyBody {
-    kind: Kind,
-    tail: Option<Tail>,
-}
+pub struct ReplyBody(Kind);
 
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "relayed bodies are the rule; a box would cost each of them an allocation"
+)]
 enum Kind {
     Empty,
     Whole(Bytes),
-    Relayed(Incoming),
+    Relayed(Relay),
+    /// The same, once it did not end with its first frame and a clock runs.
+    Watched(Rc<RefCell<Watched>>),
+}
+
+/// The callee's body, and what ends with it.
+#[derive(Debug)]
+struct Relay {
+    body: Incoming,
+    /// Gone when the body has ended, one way or another.
+    tail: Option<Tail>,
+}
+
+/// A body with a task beside it that looks at the clocks, because nobody asks a body for more while the caller does not read.
+#[derive(Debug)]
+struct Watched {
+    relay: Relay,
+    /// Why it was ended, and whether in gRPC's words.
+    ended: Option<(Reason, bool)>,
+    reader: Option<Waker>,
+    watch: Option<AbortHandle>,
 }
 
 /// What ends with the body.
@@ -44,7 +70,6 @@ pub struct Tail {
     /// What the head said already.
     reason: Option<Reason>,
     idle: Option<(Activity, Duration)>,
-    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a body ended early. The caller's connection is cut, so that nobody takes the part for the whole.
@@ -61,7 +86,7 @@ impl Tail {
         reason: Option<Reason>,
         idle: Option<(Activity, Duration)>,
     ) -> Self {
-        Self { call, connection, upload, reason, idle, sleep: None }
+        Self { call, connection, upload, reason, idle }
     }
 
     /// The last byte has gone.
@@ -87,36 +112,115 @@ impl Tail {
         }
     }
 
-    /// Whether a clock has run out. The timer is made when the body first has to wait: most never do.
-    fn poll_clocks(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        loop {
-            let request = self.call.request_end.map(|at| End { at, reason: Reason::RequestTimeout });
-            let silent =
-                self.idle.as_ref().map(|(last, idle)| End { at: last.get() + *idle, reason: Reason::IdleTimeout });
-            let Some(end) = [request, silent].into_iter().flatten().min_by_key(|end| end.at) else {
-                return Poll::Pending;
-            };
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end.at)));
-            if sleep.deadline() != end.at {
-                sleep.as_mut().reset(end.at);
+    /// The next moment at which a clock may run out.
+    fn next_end(&self) -> Option<End> {
+        let request = self.call.request_end.map(|at| End { at, reason: Reason::RequestTimeout });
+        let silent = self.idle.as_ref().map(|(last, idle)| {
+            let moved = self.call.link.drained().map_or(last.get(), |drained| drained.max(last.get()));
+            End { at: moved + *idle, reason: Reason::IdleTimeout }
+        });
+        [request, silent].into_iter().flatten().min_by_key(|end| end.at)
+    }
+}
+
+impl Relay {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(tail) = &mut self.tail {
+                    tail.moved();
+                    frame.trailers_ref().into_iter().for_each(|trailers| tail.trailers(trailers));
+                }
+                if self.body.is_end_stream() {
+                    self.tail.take().into_iter().for_each(Tail::finish);
+                }
+                Poll::Ready(Some(Ok(frame)))
             }
-            std::task::ready!(sleep.as_mut().poll(cx));
-            if Instant::now() >= end.at {
-                return Poll::Ready(end.reason);
+            Some(Err(_)) => {
+                let reason = Reason::ResponseIncomplete;
+                self.tail.take().into_iter().for_each(|mut tail| tail.call.failed(reason));
+                Poll::Ready(Some(Err(Broken(reason))))
+            }
+            None => {
+                self.tail.take().into_iter().for_each(Tail::finish);
+                Poll::Ready(None)
             }
         }
+    }
+
+    /// Whether somebody must look at the clocks from now on.
+    fn has_clocks(&self) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.next_end().is_some())
+    }
+}
+
+impl Watched {
+    fn new(relay: Relay) -> Rc<RefCell<Self>> {
+        let watched = Rc::new(RefCell::new(Self { relay, ended: None, reader: None, watch: None }));
+        let watch = spawn_local(Self::watch(Rc::downgrade(&watched)));
+        watched.borrow_mut().watch = Some(watch.abort_handle());
+        watched
+    }
+
+    async fn watch(watched: Weak<RefCell<Self>>) {
+        loop {
+            let next = watched.upgrade().and_then(|this| this.borrow().relay.tail.as_ref()?.next_end());
+            let Some(end) = next else { return };
+            sleep_until(end.at).await;
+            let Some(this) = watched.upgrade() else { return };
+            // Bytes may have moved since.
+            let due = this.borrow().relay.tail.as_ref().and_then(Tail::next_end).filter(|end| end.at <= Instant::now());
+            if let Some(due) = due {
+                let reader = this.borrow_mut().end(due.reason);
+                return reader.into_iter().for_each(Waker::wake);
+            }
+        }
+    }
+
+    /// Gives up what the call holds and tells the caller: a gRPC call by a status in its trailers, anything else by a cut.
+    fn end(&mut self, reason: Reason) -> Option<Waker> {
+        let mut tail = self.relay.tail.take()?;
+        self.ended = Some((reason, tail.call.grpc));
+        tail.call.failed(reason);
+        tail.call.link.cut();
+        self.reader.take()
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.ended {
+            None => {
+                let poll = self.relay.poll_frame(cx);
+                if poll.is_pending() {
+                    self.reader = Some(cx.waker().clone());
+                }
+                poll
+            }
+            Some((reason, false)) => Poll::Ready(Some(Err(Broken(reason)))),
+            Some((reason, true)) => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
+                trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watch.take().into_iter().for_each(|watch| watch.abort());
     }
 }
 
 impl ReplyBody {
     /// No body.
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty, tail: None }
+        Self(Kind::Empty)
     }
 
     /// A body that is all there.
     pub fn whole(bytes: Bytes) -> Self {
-        Self { kind: Kind::Whole(bytes), tail: None }
+        Self(Kind::Whole(bytes))
     }
 
     /// The callee's body, with what ends with it.
@@ -125,58 +229,46 @@ impl ReplyBody {
             tail.finish();
             return Self::empty();
         }
-        Self { kind: Kind::Relayed(body), tail: Some(tail) }
+        Self(Kind::Relayed(Relay { body, tail: Some(tail) }))
     }
 
-    fn poll_relayed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        // A caller that reads slowly, or a callee that always has more, does not stop the request's clock.
-        if self.tail.as_ref().and_then(|tail| tail.call.request_end).is_some_and(|end| Instant::now() >= end) {
-            return Poll::Ready(Some(self.end(Reason::RequestTimeout)));
-        }
-        let Kind::Relayed(body) = &mut self.kind else { return Poll::Ready(None) };
-        match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let ended = body.is_end_stream();
-                if let Some(tail) = &mut self.tail {
-                    tail.moved();
-                    frame.trailers_ref().into_iter().for_each(|trailers| tail.trailers(trailers));
-                }
-                if ended {
-                    self.tail.take().into_iter().for_each(Tail::finish);
-                }
-                Poll::Ready(Some(Ok(frame)))
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Poll::Ready(None) => {
-                self.tail.take().into_iter().for_each(Tail::finish);
-                Poll::Ready(None)
+            Kind::Watched(watched) => {
+                let poll = watched.borrow_mut().poll_frame(cx);
+                if watched.borrow().relay.tail.is_none() && poll.is_ready() {
+                    self.0 = Kind::Empty;
+                }
+                poll
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.cut(Reason::ResponseIncomplete)))),
-            Poll::Pending => match self.tail.as_mut().map(|tail| tail.poll_clocks(cx)) {
-                Some(Poll::Ready(reason)) => Poll::Ready(Some(self.end(reason))),
-                _ => Poll::Pending,
-            },
+            Kind::Relayed(relay) => {
+                let poll = relay.poll_frame(cx);
+                if relay.tail.is_none() {
+                    self.0 = Kind::Empty;
+                } else if relay.has_clocks() {
+                    return self.watch(poll, cx);
+                }
+                poll
+            }
         }
     }
 
-    /// Ends a response whose clock ran out: a gRPC call with a status in its trailers, anything else by a cut.
-    fn end(&mut self, reason: Reason) -> Result<Frame<Bytes>, Broken> {
-        let is_grpc = self.tail.as_ref().is_some_and(|tail| tail.call.grpc);
-        let broken = self.cut(reason);
-        if !is_grpc {
-            return Err(broken);
+    /// Puts a task beside a body that goes on.
+    fn watch<T>(&mut self, poll: Poll<T>, cx: &Context<'_>) -> Poll<T> {
+        if let Kind::Relayed(relay) = std::mem::replace(&mut self.0, Kind::Empty) {
+            let watched = Watched::new(relay);
+            if poll.is_pending() {
+                watched.borrow_mut().reader = Some(cx.waker().clone());
+            }
+            self.0 = Kind::Watched(watched);
         }
-        let mut trailers = HeaderMap::new();
-        trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
-        trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
-        Ok(Frame::trailers(trailers))
-    }
-
-    fn cut(&mut self, reason: Reason) -> Broken {
-        if let Some(mut tail) = self.tail.take() {
-            tail.call.failed(reason);
-        }
-        self.kind = Kind::Empty;
-        Broken(reason)
+        poll
     }
 }
 
@@ -185,31 +277,27 @@ impl Body for ReplyBody {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        match &mut this.kind {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.kind = Kind::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Kind::Relayed(_) => this.poll_relayed(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
-        }
+        self.get_mut().poll(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
+        match &self.0 {
             Kind::Empty => true,
             Kind::Whole(_) => false,
-            Kind::Relayed(body) => body.is_end_stream(),
+            Kind::Relayed(relay) => relay.body.is_end_stream(),
+            Kind::Watched(watched) => {
+                let watched = watched.borrow();
+                watched.ended.is_none() && watched.relay.body.is_end_stream()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Relayed(body) => body.size_hint(),
+            Kind::Relayed(relay) => relay.body.size_hint(),
+            Kind::Watched(watched) => watched.borrow().relay.body.size_hint(),
         }
     }
 }

@@ -8,11 +8,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::Notify, time::Instant};
 
 use super::pipeline;
 use crate::{
     net::{
-        client_stream::{ClientStream, FirstByte},
+        client_stream::{ClientStream, Moments},
         detect::Spoken,
     },
     snapshot::Callee,
@@ -44,26 +45,62 @@ pub struct Link {
     pub destination: SocketAddr,
     /// The caller's address, where the callee would otherwise not see it.
     pub forwarded_for: Option<HeaderValue>,
-    /// When the request that is being read began.
-    pub first_byte: FirstByte,
+    /// When the request that is being read began, and when the caller last took something.
+    pub moments: Moments,
     /// Why there is no connection for the first request, where one was dialled before the request came.
     pub first_try: Cell<Option<Reason>>,
+    /// HTTP/2: requests share the connection.
+    pub multiplexed: bool,
+    /// Tells that the connection is to be closed although its caller does not read.
+    cut: Notify,
 }
 
 impl Link {
+    /// A connection from a caller, opened now.
+    pub fn new(
+        worker: &Rc<Worker>,
+        direction: Direction,
+        destination: SocketAddr,
+        forwarded_for: Option<HeaderValue>,
+    ) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            direction,
+            destination,
+            forwarded_for,
+            moments: Moments::new(Instant::now()),
+            first_try: Cell::new(None),
+            multiplexed: false,
+            cut: Notify::new(),
+        }
+    }
+
     /// The callee, as the config now has it.
     pub fn callee(&self) -> Arc<Callee> {
         self.worker.callee(self.direction, &self.destination)
+    }
+
+    /// When a caller that had let its responses pile up last took some of them. On HTTP/2 that says nothing about a request.
+    pub fn drained(&self) -> Option<Instant> {
+        if self.multiplexed { None } else { self.moments.drained() }
+    }
+
+    /// Closes the connection under its one request. On HTTP/2 only the stream is to end, which is for its body to say.
+    pub fn cut(&self) {
+        if !self.multiplexed {
+            self.cut.notify_one();
+        }
     }
 }
 
 /// Serves a connection that speaks HTTP to its end.
 pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
+    let link = Rc::new(Link { multiplexed: spoken == Spoken::Http2, ..link });
     let worker = Rc::clone(&link.worker);
     let drained = worker.drained(link.direction);
-    let link = Rc::new(link);
+    let served = Rc::clone(&link);
     let service = service_fn(move |request| {
-        let link = Rc::clone(&link);
+        let link = Rc::clone(&served);
         async move { Ok::<_, Infallible>(pipeline::handle(request, link).await) }
     });
     // How a connection ends is the caller's business; what became of its requests is in the books by then.
@@ -80,9 +117,13 @@ pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
+            () = link.cut.notified() => return,
             () = drained => connection.as_mut().graceful_shutdown(),
         }
-        let _ = connection.await;
+        tokio::select! {
+            _ = connection => {}
+            () = link.cut.notified() => {}
+        }
     }
 }
 

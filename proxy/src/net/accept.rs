@@ -4,7 +4,7 @@
 //! at once, and both sides are watched. A server that greets (MySQL, SMTP) is forwarded without a time-out to wait for; a
 //! client that speaks HTTP is served as HTTP, and the connection that was dialled carries its first request.
 
-use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use firebreak_crds::wire::Protocol;
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    client_stream::{ClientStream, FirstByte},
+    client_stream::ClientStream,
     detect::{PREFACE, Spoken, spoken},
     opaque::{self, Dialled, reset},
     original_dst::original_dst,
@@ -65,14 +65,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
     let _ = stream.set_nodelay(true);
     let forwarded_for =
         (kind == Kind::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
-    let link = Link {
-        worker: Rc::clone(worker),
-        direction,
-        destination,
-        forwarded_for: forwarded_for.flatten(),
-        first_byte: FirstByte::new(Instant::now()),
-        first_try: Cell::new(None),
-    };
+    let link = Link::new(worker, direction, destination, forwarded_for.flatten());
     let protocol = if worker.transparent() { Protocol::Tcp } else { callee.protocol };
     match protocol {
         Protocol::Tcp => opaque::forward(&link, &callee, stream, Bytes::new(), None).await,
@@ -92,7 +85,7 @@ fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
 async fn declared_http(link: Link, mut stream: TcpStream) {
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
     if let Heard::Clear(spoken) = listen(&link, &mut stream, &mut bytes, true).await {
-        let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
+        let stream = ClientStream::new(stream, bytes.freeze(), link.moments.clone());
         serve::connection(link, stream, spoken).await;
     }
 }
@@ -122,7 +115,7 @@ async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) 
                 // The dialling was the first try of the request that is coming, which so learns what became of it.
                 Err(reason) => link.first_try.set(Some(reason)),
             }
-            let stream = ClientStream::new(stream, bytes.freeze(), link.first_byte.clone());
+            let stream = ClientStream::new(stream, bytes.freeze(), link.moments.clone());
             serve::connection(link, stream, spoken).await;
         }
         (Heard::Clear(Spoken::Opaque) | Heard::Ended, Ok(dialled)) => {
@@ -157,7 +150,7 @@ async fn listen(link: &Link, stream: &mut TcpStream, bytes: &mut BytesMut, decla
             if stream.read_buf(bytes).await.unwrap_or(0) == 0 {
                 return Heard::Ended;
             }
-            link.first_byte.note();
+            link.moments.note();
         }
     };
     tokio::select! {

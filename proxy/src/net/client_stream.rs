@@ -19,14 +19,21 @@ use tokio::{
     time::Instant,
 };
 
-/// When the first byte of the request that is being read arrived. The pipeline takes it.
+/// When the first byte of the request that is being read arrived, which the pipeline takes; and when a caller that had let
+/// its responses pile up last took some of them.
 ///
 /// Atomic only because an upgraded connection must be able to change threads; it never does.
 #[derive(Clone, Debug)]
-pub struct FirstByte {
+pub struct Moments {
     opened: Instant,
-    /// Nanoseconds after `opened`, and one more; zero while no byte has come.
-    since: Arc<AtomicU64>,
+    marks: Arc<Marks>,
+}
+
+/// Nanoseconds after the connection was opened, and one more; zero for never.
+#[derive(Debug, Default)]
+struct Marks {
+    first_byte: AtomicU64,
+    drained: AtomicU64,
 }
 
 /// A caller's connection.
@@ -34,42 +41,63 @@ pub struct FirstByte {
 pub struct ClientStream {
     stream: TcpStream,
     prefix: Bytes,
-    first_byte: FirstByte,
+    moments: Moments,
+    /// The last write found no room.
+    blocked: bool,
 }
 
-impl FirstByte {
+impl Moments {
     /// For a connection that was opened at `opened`.
     pub fn new(opened: Instant) -> Self {
-        Self { opened, since: Arc::default() }
+        Self { opened, marks: Arc::default() }
     }
 
     /// The moment, if a byte has arrived since it was last taken.
     pub fn take(&self) -> Option<Instant> {
-        let since = self.since.swap(0, Relaxed);
-        since.checked_sub(1).map(|since| self.opened + Duration::from_nanos(since))
+        self.instant(self.marks.first_byte.swap(0, Relaxed))
     }
 
     /// Forgets bytes that belonged to the body of the request that is now over.
     pub fn reset(&self) {
-        self.since.store(0, Relaxed);
+        self.marks.first_byte.store(0, Relaxed);
     }
 
     /// Notes that a byte has arrived now, if none has.
     pub fn note(&self) {
-        if self.since.load(Relaxed) == 0 {
-            let since = self.opened.elapsed().as_nanos();
-            self.since.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Relaxed);
+        if self.marks.first_byte.load(Relaxed) == 0 {
+            self.marks.first_byte.store(self.mark(), Relaxed);
         }
+    }
+
+    /// When a caller that had let its responses pile up last took some of them.
+    pub fn drained(&self) -> Option<Instant> {
+        self.instant(self.marks.drained.load(Relaxed))
+    }
+
+    fn mark(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn instant(&self, mark: u64) -> Option<Instant> {
+        mark.checked_sub(1).map(|since| self.opened + Duration::from_nanos(since))
     }
 }
 
 impl ClientStream {
     /// A connection of which `prefix` has been read already.
-    pub fn new(stream: TcpStream, prefix: Bytes, first_byte: FirstByte) -> Self {
+    pub fn new(stream: TcpStream, prefix: Bytes, moments: Moments) -> Self {
         if !prefix.is_empty() {
-            first_byte.note();
+            moments.note();
         }
-        Self { stream, prefix, first_byte }
+        Self { stream, prefix, moments, blocked: false }
+    }
+
+    /// The clock is read only after a write that found no room: rarely, unless the caller is slow.
+    fn noted(&mut self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if std::mem::replace(&mut self.blocked, poll.is_pending()) && poll.is_ready() {
+            self.moments.marks.drained.store(self.moments.mark(), Relaxed);
+        }
+        poll
     }
 }
 
@@ -84,7 +112,7 @@ impl AsyncRead for ClientStream {
         let before = buf.filled().len();
         let poll = Pin::new(&mut this.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            this.first_byte.note();
+            this.moments.note();
         }
         poll
     }
@@ -92,7 +120,9 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.noted(poll)
     }
 
     fn poll_write_vectored(
@@ -100,7 +130,9 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.noted(poll)
     }
 
     fn is_write_vectored(&self) -> bool {

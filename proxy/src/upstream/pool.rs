@@ -18,6 +18,7 @@ use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::Notify, time::Instant};
 
+use super::received::Received;
 use crate::{http::send_body::SendBody, policy::bulkhead::Gate};
 
 /// How long an unused connection is kept. Node.js closes after 5 s, most others later.
@@ -35,13 +36,16 @@ pub struct Key {
     pub address: SocketAddr,
 }
 
+/// Tells a worker's connections apart.
+pub type Id = u64;
+
 /// An HTTP/1 connection that carries one request at a time.
 #[derive(Debug)]
 pub struct Exclusive {
     /// Hands requests to the connection's task.
     pub sender: http1::SendRequest<SendBody>,
     /// Tells connections apart: a retry takes another.
-    pub id: u64,
+    pub id: Id,
     /// Whether it has carried a request before.
     pub reused: bool,
     key: Key,
@@ -53,10 +57,13 @@ pub struct Exclusive {
 pub struct Shared {
     /// Hands requests to the connection's task.
     pub sender: http2::SendRequest<SendBody>,
+    /// Tells connections apart: a retry takes another.
+    pub id: Id,
     /// Whether it was there before this request.
     pub reused: bool,
-    /// Streams that are open on it; also tells connections apart.
-    pub streams: Rc<Cell<usize>>,
+    /// How often bytes have come from the callee.
+    pub received: Received,
+    streams: Rc<Cell<usize>>,
 }
 
 /// A new HTTP/2 connection, before any stream of it is taken.
@@ -66,6 +73,8 @@ pub struct Multiplexed {
     pub sender: http2::SendRequest<SendBody>,
     /// Streams that the callee now allows; the connection's task keeps it true.
     pub max_streams: Rc<Cell<usize>>,
+    /// How often bytes have come from the callee.
+    pub received: Received,
 }
 
 /// What a look for a shared connection brought.
@@ -84,6 +93,7 @@ pub enum Found {
 pub struct Opening {
     slots: Rc<RefCell<Slots>>,
     key: Key,
+    id: Id,
     done: Rc<Notify>,
 }
 
@@ -91,7 +101,7 @@ pub struct Opening {
 #[derive(Debug, Default)]
 pub struct Pool {
     slots: Rc<RefCell<Slots>>,
-    next_id: Cell<u64>,
+    next_id: Cell<Id>,
 }
 
 type Slots = HashMap<Key, Slot>;
@@ -106,13 +116,14 @@ struct Slot {
 #[derive(Debug)]
 struct SharedSlot {
     connection: Multiplexed,
+    id: Id,
     streams: Rc<Cell<usize>>,
     last_used: Cell<Instant>,
 }
 
 impl Pool {
     /// Takes an idle HTTP/1 connection, another than `avoid`.
-    pub fn take(&self, key: Key, avoid: Option<u64>) -> Option<Exclusive> {
+    pub fn take(&self, key: Key, avoid: Option<Id>) -> Option<Exclusive> {
         let mut slots = self.slots.borrow_mut();
         let idle = &mut slots.get_mut(&key)?.idle;
         idle.retain(|connection| !connection.sender.is_closed());
@@ -131,16 +142,22 @@ impl Pool {
 
     /// A new HTTP/1 connection, not in the pool yet.
     pub fn exclusive(&self, key: Key, sender: http1::SendRequest<SendBody>) -> Exclusive {
-        let id = self.next_id.replace(self.next_id.get() + 1);
-        Exclusive { sender, id, reused: false, key, since: Instant::now() }
+        Exclusive { sender, id: self.new_id(), reused: false, key, since: Instant::now() }
     }
 
-    /// Looks for an HTTP/2 connection with room for a stream.
-    pub fn shared(&self, key: Key) -> Found {
+    fn new_id(&self) -> Id {
+        self.next_id.replace(self.next_id.get() + 1)
+    }
+
+    /// Looks for an HTTP/2 connection with room for a stream, another than `avoid`: behind a Service's address each
+    /// connection leads to an endpoint of its own, so a retry on the same one would go to the same place.
+    pub fn shared(&self, key: Key, avoid: Option<Id>) -> Found {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_default();
         slot.shared.retain(|shared| !shared.connection.sender.is_closed());
-        let room = |shared: &&SharedSlot| shared.streams.get() < shared.connection.max_streams.get().max(1);
+        let room = |shared: &&SharedSlot| {
+            Some(shared.id) != avoid && shared.streams.get() < shared.connection.max_streams.get().max(1)
+        };
         if let Some(shared) = slot.shared.iter().find(room) {
             return Found::Connection(shared.stream());
         }
@@ -149,32 +166,31 @@ impl Pool {
         }
         // All are full: another, up to a point; beyond it streams wait for their turn on the least loaded.
         if slot.shared.len() >= SHARED
-            && let Some(shared) = slot.shared.iter().min_by_key(|shared| shared.streams.get())
+            && let Some(shared) = slot.least_loaded(avoid)
         {
             return Found::Connection(shared.stream());
         }
         let done = Rc::new(Notify::new());
         slot.opening = Some(Rc::clone(&done));
-        Found::Nothing(Opening { slots: Rc::clone(&self.slots), key, done })
+        Found::Nothing(Opening { slots: Rc::clone(&self.slots), key, id: self.new_id(), done })
     }
 
-    /// Gives no more streams to an HTTP/2 connection that broke.
-    pub fn retire(&self, key: Key, streams: &Rc<Cell<usize>>) {
+    /// Gives no more streams to an HTTP/2 connection that broke or seems to lead nowhere. It closes with its last stream.
+    pub fn retire(&self, key: Key, id: Id) {
         if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
-            slot.shared.retain(|shared| !Rc::ptr_eq(&shared.streams, streams));
+            slot.shared.retain(|shared| shared.id != id);
         }
     }
 
-    /// Any HTTP/2 connection, however busy, for when no other may be opened.
-    pub fn any_shared(&self, key: Key) -> Option<Shared> {
-        let slots = self.slots.borrow();
-        let shared = slots.get(&key)?.shared.iter().filter(|shared| !shared.connection.sender.is_closed());
-        shared.min_by_key(|shared| shared.streams.get()).map(SharedSlot::stream)
+    /// An HTTP/2 connection, however busy, for when no other may be opened; `avoid` only if there is no other.
+    pub fn any_shared(&self, key: Key, avoid: Option<Id>) -> Option<Shared> {
+        self.slots.borrow().get(&key)?.least_loaded(avoid).map(SharedSlot::stream)
     }
 
     /// Adds an HTTP/2 connection that was opened without looking here first.
     pub fn add_shared(&self, key: Key, connection: Multiplexed) {
-        self.slots.borrow_mut().entry(key).or_default().shared.push(SharedSlot::new(connection));
+        let slot = SharedSlot::new(connection, self.new_id());
+        self.slots.borrow_mut().entry(key).or_default().shared.push(slot);
     }
 
     /// Closes one idle connection of a callee, the coldest first. `false` if there is none.
@@ -209,22 +225,35 @@ impl Pool {
     }
 }
 
+impl Slot {
+    fn least_loaded(&self, avoid: Option<Id>) -> Option<&SharedSlot> {
+        let open = self.shared.iter().filter(|shared| !shared.connection.sender.is_closed());
+        open.min_by_key(|shared| (Some(shared.id) == avoid, shared.streams.get()))
+    }
+}
+
 impl SharedSlot {
-    fn new(connection: Multiplexed) -> Self {
-        Self { connection, streams: Rc::default(), last_used: Cell::new(Instant::now()) }
+    fn new(connection: Multiplexed, id: Id) -> Self {
+        Self { connection, id, streams: Rc::default(), last_used: Cell::new(Instant::now()) }
     }
 
     fn stream(&self) -> Shared {
         self.streams.set(self.streams.get() + 1);
         self.last_used.set(Instant::now());
-        Shared { sender: self.connection.sender.clone(), reused: true, streams: Rc::clone(&self.streams) }
+        Shared {
+            sender: self.connection.sender.clone(),
+            id: self.id,
+            reused: true,
+            received: self.connection.received.clone(),
+            streams: Rc::clone(&self.streams),
+        }
     }
 }
 
 impl Opening {
     /// Adds the connection that was opened and takes a stream of it.
     pub fn fulfil(self, connection: Multiplexed) -> Shared {
-        let slot = SharedSlot::new(connection);
+        let slot = SharedSlot::new(connection, self.id);
         let mut stream = slot.stream();
         stream.reused = false;
         self.slots.borrow_mut().entry(self.key).or_default().shared.push(slot);

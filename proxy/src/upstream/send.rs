@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 
 use super::{
     connect::connect,
-    pool::{Exclusive, Found, Key, Multiplexed, Shared},
+    pool::{Exclusive, Found, Id, Key, Multiplexed, Shared},
+    received::{Counting, Received},
 };
 use crate::{
     http::send_body::{SendBody, Source},
@@ -55,18 +56,39 @@ pub enum Connection {
     Shared(Shared),
 }
 
-impl Connection {
-    /// What tells an HTTP/2 connection from others.
-    fn streams(&self) -> Option<Rc<Cell<usize>>> {
-        match self {
-            Self::Exclusive(_) => None,
-            Self::Shared(shared) => Some(Rc::clone(&shared.streams)),
+/// The connection that a try was sent on.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// Which one: the next try takes another.
+    pub id: Id,
+    /// HTTP/2: where it leads, and how often bytes had come when the try began.
+    shared: Option<(Key, Received, u64)>,
+}
+
+impl From<(&Connection, Key)> for Used {
+    fn from((connection, key): (&Connection, Key)) -> Self {
+        match connection {
+            Connection::Exclusive(exclusive) => Self { id: exclusive.id, shared: None },
+            Connection::Shared(shared) => {
+                Self { id: shared.id, shared: Some((key, shared.received.clone(), shared.received.count())) }
+            }
+        }
+    }
+}
+
+impl Used {
+    /// The try's time ran out. A shared connection that was silent all along carries no other: see
+    /// [`received`](super::received).
+    pub fn timed_out(&self, worker: &Worker) {
+        if let Some((key, received, before)) = &self.shared
+            && received.count() == *before
+        {
+            worker.pool.retire(*key, self.id);
         }
     }
 }
 
 /// Where and how a try is sent.
-#[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// The worker whose connections are used.
     pub worker: &'a Worker,
@@ -76,8 +98,8 @@ pub struct Target<'a> {
     pub address: SocketAddr,
     /// Clocks of the request.
     pub clocks: Clocks,
-    /// A connection not to take, because the last try failed on it.
-    pub avoid: Option<u64>,
+    /// The connection of the last try, which this one does not take, then the connection of this one.
+    pub used: &'a Cell<Option<Used>>,
     /// When the try must have its response.
     pub end: Option<End>,
 }
@@ -99,10 +121,12 @@ impl Target<'_> {
     /// Why there is no response.
     pub async fn exchange(&self, head: &Parts, source: &Source) -> Result<Answer, Reason> {
         let mut may_reuse = true;
+        let avoid = self.used.take().map(|used| used.id);
         let mut request = Request::from_parts(head.clone(), source.body());
         loop {
-            let (connection, reused) = self.connection(head.version, may_reuse).await?;
-            let streams = connection.streams();
+            let (connection, reused) = self.connection(head.version, may_reuse, avoid).await?;
+            let used = Used::from((&connection, self.key()));
+            self.used.set(Some(used.clone()));
             match send(connection, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) if reused => request = *unsent,
@@ -114,20 +138,23 @@ impl Target<'_> {
             }
             // The next connection of the pool may be just as dead; a new one is not. So a try replaces once.
             may_reuse = false;
-            if let Some(streams) = streams {
-                self.worker.pool.retire(self.key(), &streams);
-            }
+            self.worker.pool.retire(self.key(), used.id);
             self.callee.metrics.shard(self.worker.id).replaced.increment();
         }
     }
 
-    async fn connection(&self, version: Version, may_reuse: bool) -> Result<(Connection, bool), Reason> {
+    async fn connection(
+        &self,
+        version: Version,
+        may_reuse: bool,
+        avoid: Option<Id>,
+    ) -> Result<(Connection, bool), Reason> {
         if version == Version::HTTP_2 {
-            let shared = self.shared().await?;
+            let shared = self.shared(avoid).await?;
             return Ok((Connection::Shared(shared.0), shared.1));
         }
         let pool = &self.worker.pool;
-        while let Some(mut idle) = may_reuse.then(|| pool.take(self.key(), self.avoid)).flatten() {
+        while let Some(mut idle) = may_reuse.then(|| pool.take(self.key(), avoid)).flatten() {
             // It may have ended since: readiness says so without writing anything.
             if idle.sender.ready().await.is_ok() {
                 return Ok((Connection::Exclusive(idle), true));
@@ -138,15 +165,15 @@ impl Target<'_> {
         Ok((Connection::Exclusive(pool.exclusive(self.key(), sender)), false))
     }
 
-    async fn shared(&self) -> Result<(Shared, bool), Reason> {
+    async fn shared(&self, avoid: Option<Id>) -> Result<(Shared, bool), Reason> {
         loop {
-            match self.worker.pool.shared(self.key()) {
+            match self.worker.pool.shared(self.key(), avoid) {
                 Found::Connection(shared) => return Ok((shared, true)),
                 Found::Opening(done) => done.notified().await,
                 Found::Nothing(opening) => {
                     let Some(permit) = self.shared_permit().await? else {
                         drop(opening);
-                        let any = self.worker.pool.any_shared(self.key());
+                        let any = self.worker.pool.any_shared(self.key(), avoid);
                         return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
                     };
                     let (stream, opened) =
@@ -163,7 +190,7 @@ impl Target<'_> {
         if let Some(permit) = self.callee.gate.try_acquire(Need::Shared) {
             return Ok(Some(permit));
         }
-        if self.worker.pool.any_shared(self.key()).is_some() {
+        if self.worker.pool.any_shared(self.key(), None).is_some() {
             return Ok(None);
         }
         self.worker.give_up_idle(self.callee.id);
@@ -246,7 +273,9 @@ pub async fn handshake_h2(stream: TcpStream, opened: Opened, permit: Permit) -> 
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD);
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
+    let received = Received::default();
+    let stream = TokioIo::new(Counting::new(stream, received.clone()));
+    let (sender, connection) = builder.handshake(stream).await.map_err(|error| reason(&error))?;
     let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
     let limit = Rc::clone(&max_streams);
     tokio::task::spawn_local(async move {
@@ -260,5 +289,5 @@ pub async fn handshake_h2(stream: TcpStream, opened: Opened, permit: Permit) -> 
         .await;
         drop((opened, permit));
     });
-    Ok(Multiplexed { sender, max_streams })
+    Ok(Multiplexed { sender, max_streams, received })
 }

@@ -194,6 +194,11 @@ impl Reason {
         self.said().domain
     }
 
+    /// Whether one of the clocks of a try or a request ran out.
+    pub fn is_clock(self) -> bool {
+        matches!(self, Self::AttemptTimeout | Self::RequestTimeout | Self::IdleTimeout)
+    }
+
     /// One sentence for the person who reads the response.
     pub fn details(self) -> &'static str {
         self.said().details

@@ -96,7 +96,7 @@ async fn limits_are_exact_across_workers_and_an_idle_connection_of_one_makes_roo
     wait_for(&mesh, "resource=\"connections\"} 1").await;
 }
 
-async fn wait_for(mesh: &Mesh, line: &str) {
+pub(crate) async fn wait_for(mesh: &Mesh, line: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !mesh
         .metrics()

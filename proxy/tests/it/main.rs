@@ -4,8 +4,10 @@
 
 mod bulkheads;
 mod faults;
+mod http2;
 mod lifecycle;
 mod protocols;
 mod retries;
+mod slow_callers;
 mod support;
 mod timeouts;

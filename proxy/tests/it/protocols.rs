@@ -8,11 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::support::{Body, Callee, Mesh, connect_h1, connect_h2, counts, read};
-
-fn h2_request(path: &str) -> http::request::Builder {
-    Request::builder().uri(format!("http://callee{path}")).version(Version::HTTP_2)
-}
+use super::support::{Body, Callee, Mesh, connect_h1, connect_h2, counts, h2_request, read};
 
 #[tokio::test]
 async fn http2_stays_http2_and_streams_share_a_connection() {

@@ -13,17 +13,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use firebreak_proxy::{Identity, Proxy, Settings};
+use firebreak_proxy::{Identity, Proxy, Settings, telemetry::access_log::Record};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{
-    body::Incoming,
+    body::{Frame, Incoming},
     client::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 
 pub(crate) type Body = Full<Bytes>;
 
@@ -39,6 +42,8 @@ pub(crate) struct Mesh {
     pub proxy: Proxy,
     pub address: SocketAddr,
     config: Value,
+    /// What would be logged.
+    _records: mpsc::Receiver<Record>,
 }
 
 /// What a caller saw.
@@ -58,16 +63,27 @@ impl Callee {
         H: Fn(usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::serve(move |number, _, request| handler(number, request)).await
+    }
+
+    /// A callee that answers with `handler(number of the request, of its connection, request)`, numbers from 1.
+    pub(crate) async fn serve<H, F, B>(handler: H) -> Self
+    where
+        H: Fn(usize, usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync,
+    {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let callee = Self { address, requests: Arc::clone(&requests), connections: Arc::clone(&connections) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                connections.fetch_add(1, SeqCst);
+                let connection = connections.fetch_add(1, SeqCst) + 1;
                 let (handler, requests) = (handler.clone(), Arc::clone(&requests));
                 let service = service_fn(move |request| {
-                    let answer = handler(requests.fetch_add(1, SeqCst) + 1, request);
+                    let answer = handler(requests.fetch_add(1, SeqCst) + 1, connection, request);
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
                 tokio::spawn(async move {
@@ -77,6 +93,23 @@ impl Callee {
             }
         });
         callee
+    }
+
+    /// A callee whose responses are these bytes, again and again after each `pause`: as often as the query says, or without
+    /// end.
+    pub(crate) async fn dripping(bytes: &'static [u8], pause: Duration) -> Self {
+        Self::serve(move |_, _, request| async move {
+            let drops = request.uri().query().map_or(usize::MAX, |query| query.parse().unwrap());
+            let drops = futures::stream::unfold(drops, move |left| async move {
+                let rest = left.checked_sub(1)?;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(bytes))), rest))
+            });
+            Response::new(StreamBody::new(drops))
+        })
+        .await
     }
 
     /// A callee that answers with these statuses in turn, and with the last for ever.
@@ -122,18 +155,20 @@ impl Mesh {
         service.as_object_mut().unwrap().extend(port.as_object().unwrap().clone());
         let mut list = vec![json!({"kind": "Service", "name": "shop/callee", "body": {"ports": [service]}})];
         list.extend(entries.iter().map(|(kind, body)| json!({"kind": kind, "name": "shop/test", "body": body})));
+        let (records, taken) = mpsc::channel(1024);
         let settings = Settings {
             workers,
             identity: Identity { name: "caller-pod".into(), ..Identity::default() },
             admin: vec![(Ipv4Addr::LOCALHOST, 0).into()],
             redirected: Vec::new(),
             grace: Duration::from_secs(5),
-            records: None,
+            records: Some(records),
         };
         let mesh = Self {
             proxy: Proxy::start(settings).unwrap(),
             address,
             config: json!({"format": 1, "namespace": "shop", "entries": list}),
+            _records: taken,
         };
         mesh.publish();
         mesh
@@ -236,6 +271,18 @@ pub(crate) async fn connect_h2(address: SocketAddr) -> http2::SendRequest<Body> 
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
+}
+
+/// A request over HTTP/2.
+pub(crate) fn h2_request(path: &str) -> http::request::Builder {
+    Request::builder().uri(format!("http://callee{path}")).version(http::Version::HTTP_2)
+}
+
+/// One request without a body over an HTTP/2 connection of its own.
+pub(crate) async fn call_h2(address: SocketAddr, request: http::request::Builder) -> hyper::Result<Seen> {
+    let mut sender = connect_h2(address).await;
+    let started = tokio::time::Instant::now();
+    read(sender.send_request(request.body(Body::default()).unwrap()).await?, started).await
 }
 
 /// Reads a response to its end.

@@ -1,8 +1,6 @@
 use std::time::Duration;
 
 use http::Request;
-use http_body_util::StreamBody;
-use hyper::body::Frame;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -44,8 +42,8 @@ async fn the_request_clock_ends_everything() {
 
 #[tokio::test]
 async fn the_request_clock_also_ends_a_response_that_drips() {
-    let callee = dripping(MS(50)).await;
-    let mesh = Mesh::new(&[callee], json!({"timeouts": {"request": "300ms"}}));
+    let callee = Callee::dripping(b".", MS(50)).await;
+    let mesh = Mesh::new(&[callee.address], json!({"timeouts": {"request": "300ms"}}));
     let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
     let cut = super::support::call(mesh.address, request).await;
     assert!(cut.is_err(), "a part must not look like the whole");
@@ -54,10 +52,10 @@ async fn the_request_clock_also_ends_a_response_that_drips() {
 
 #[tokio::test]
 async fn silence_ends_a_stream_and_bytes_keep_it_open() {
-    let mesh = Mesh::new(&[dripping(MS(50)).await], json!({"timeouts": {"idle": "200ms"}}));
+    let mesh = Mesh::new(&[Callee::dripping(b".", MS(50)).await.address], json!({"timeouts": {"idle": "200ms"}}));
     let seen = mesh.get("/?20").await;
     assert_eq!(seen.body.len(), 20, "a second of drops, none of them late");
-    let silent = Mesh::new(&[dripping(MS(1_000)).await], json!({"timeouts": {"idle": "200ms"}}));
+    let silent = Mesh::new(&[Callee::dripping(b".", MS(1_000)).await.address], json!({"timeouts": {"idle": "200ms"}}));
     let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
     assert!(super::support::call(silent.address, request).await.is_err());
     assert_eq!(silent.reasons(1).await, counts(&[("idle_timeout", 1)]));
@@ -86,34 +84,4 @@ async fn a_route_has_its_own_clocks() {
     let mesh = Mesh::new(&[callee.address], policy);
     assert_eq!(mesh.get("/reports/q3").await.status, 200);
     assert_eq!(mesh.get("/other").await.status, 504);
-}
-
-/// A callee that sends a byte each `pause`: as many as the query says, or without end.
-async fn dripping(pause: Duration) -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
-                let drops = request.uri().query().map_or(u32::MAX, |query| query.parse().unwrap());
-                let (sender, receiver) =
-                    tokio::sync::mpsc::channel::<Result<Frame<bytes::Bytes>, std::convert::Infallible>>(1);
-                tokio::spawn(async move {
-                    for _ in 0..drops {
-                        if sender.send(Ok(Frame::data(bytes::Bytes::from_static(b".")))).await.is_err() {
-                            return;
-                        }
-                        sleep(pause).await;
-                    }
-                });
-                let stream = futures::stream::unfold(receiver, |mut receiver| async {
-                    receiver.recv().await.map(|frame| (frame, receiver))
-                });
-                Ok::<_, std::convert::Infallible>(http::Response::new(StreamBody::new(stream)))
-            });
-            let io = hyper_util::rt::TokioIo::new(stream);
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
-        }
-    });
-    address
 }

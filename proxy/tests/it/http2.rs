@@ -1,0 +1,118 @@
+//! Policies on HTTP/2, where requests share connections.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::json;
+use tokio::{net::TcpListener, time::Instant};
+
+use super::support::{Body, Callee, Mesh, call_h2, connect_h2, counts, h2_request, read};
+
+#[tokio::test]
+async fn each_try_ends_at_its_clock_and_the_last_one_says_so() {
+    let callee = Callee::hanging().await;
+    let policy = json!({
+        "timeouts": {"connect": "1s", "attempt": "150ms", "request": "3s"},
+        "retries": {"maxRetries": 3, "conditions": ["5xx"]},
+    });
+    let mesh = Mesh::new(&[callee.address], policy);
+    let seen = call_h2(mesh.address, h2_request("/")).await.unwrap();
+    assert_eq!(seen.status, 504);
+    assert!(seen.has_reason("attempt_timeout") && seen.verdict().contains("attempts=4"), "{}", seen.verdict());
+    assert!(seen.took >= Duration::from_millis(600) && seen.took < Duration::from_secs(2), "{:?}", seen.took);
+    assert_eq!(callee.requests(), 4);
+    assert_eq!(mesh.fates(1).await, counts(&[("timed_out", 1)]));
+}
+
+#[tokio::test]
+async fn a_grpc_stream_that_outlives_its_clock_ends_with_a_status() {
+    for (timeouts, pause, reason) in [
+        (json!({"request": "300ms"}), Duration::from_millis(50), "request_timeout"),
+        (json!({"idle": "200ms"}), Duration::from_secs(60), "idle_timeout"),
+    ] {
+        let callee = Callee::dripping(b"\0\0\0\0\x02hi", pause).await;
+        let mesh = Mesh::new(&[callee.address], json!({"timeouts": timeouts}));
+        let call = h2_request("/shop.Cart/Watch").header("content-type", "application/grpc");
+        let seen = call_h2(mesh.address, call).await.expect("ended, not cut");
+        let trailers = seen.trailers.expect("a status in the trailers");
+        assert_eq!(trailers["grpc-status"], "4", "{trailers:?}");
+        assert_eq!(mesh.reasons(1).await, counts(&[(reason, 1)]));
+    }
+}
+
+#[tokio::test]
+async fn streams_count_in_the_bulkhead() {
+    let callee = Callee::hanging().await;
+    let policy = json!({"bulkhead": {"maxRequests": 10, "maxPending": 5, "maxPendingTime": "1m"}});
+    let mesh = Mesh::new(&[callee.address], policy);
+    let sender = connect_h2(mesh.address).await;
+    let calls: Vec<_> = (0..15)
+        .map(|_| {
+            let mut sender = sender.clone();
+            tokio::spawn(async move { sender.send_request(h2_request("/").body(Body::default()).unwrap()).await })
+        })
+        .collect();
+    super::bulkheads::wait_for(&mesh, "resource=\"pending\"} 5").await;
+    let plain = call_h2(mesh.address, h2_request("/")).await.unwrap();
+    assert_eq!(plain.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(plain.has_reason("bulkhead_full"), "{}", plain.verdict());
+    let grpc = h2_request("/shop.Cart/Get").header("content-type", "application/grpc");
+    assert_eq!(call_h2(mesh.address, grpc).await.unwrap().headers["grpc-status"], "8", "no invitation to retry");
+    assert_eq!((callee.requests(), callee.connections()), (10, 1), "all on one connection");
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(mesh.fates(17).await, counts(&[("cancelled", 15), ("refused_by_bulkhead", 2)]));
+}
+
+/// Behind a Service's address each connection leads to an endpoint of its own.
+#[tokio::test]
+async fn a_retry_takes_another_connection() {
+    let callee = Callee::serve(|_, connection, _| async move {
+        let status = if connection == 1 { 503 } else { 200 };
+        Response::builder().status(status).body(Body::from(format!("connection {connection}"))).unwrap()
+    })
+    .await;
+    let policy = json!({"retries": {"maxRetries": 1, "conditions": ["5xx"]}});
+    let mesh = Mesh::new(&[callee.address], policy);
+    for _ in 0..3 {
+        let seen = call_h2(mesh.address, h2_request("/")).await.unwrap();
+        assert_eq!((seen.status.as_u16(), seen.body), (200, Bytes::from_static(b"connection 2")));
+    }
+    assert_eq!(callee.connections(), 2, "and no more than needed");
+}
+
+#[tokio::test]
+async fn with_one_connection_allowed_a_retry_makes_do_with_it() {
+    let callee = Callee::answering(&[503, 200]).await;
+    let policy = json!({"retries": {"maxRetries": 1, "conditions": ["5xx"]}, "bulkhead": {"maxConnections": 1}});
+    let mesh = Mesh::new(&[callee.address], policy);
+    assert_eq!(call_h2(mesh.address, h2_request("/")).await.unwrap().status, 200);
+    assert_eq!(callee.connections(), 1);
+}
+
+/// A host that is gone without a word: the connection looks open and nothing comes by it any more.
+#[tokio::test]
+async fn a_connection_that_leads_nowhere_is_left_after_one_try() {
+    let good = Callee::answering(&[200]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let _hole = listener.accept().await.unwrap();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut onward = tokio::net::TcpStream::connect(good.address).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut onward).await });
+        }
+    });
+    let policy = json!({"timeouts": {"attempt": "200ms"}, "retries": {"maxRetries": 1, "conditions": ["5xx"]}});
+    let mesh = Mesh::new(&[address], policy);
+    let mut sender = connect_h2(mesh.address).await;
+    for (number, least) in [(1, 200), (2, 0), (3, 0)] {
+        let started = Instant::now();
+        let response = sender.send_request(h2_request("/").body(Body::default()).unwrap()).await.unwrap();
+        let seen = read(response, started).await.unwrap();
+        assert_eq!(seen.status, 200, "request {number}: {}", seen.verdict());
+        assert!(started.elapsed() >= Duration::from_millis(least), "request {number}");
+    }
+    assert_eq!(mesh.attempts(4).await, counts(&[("answered", 3), ("timed_out", 1)]));
+    assert_eq!(mesh.fates(3).await, counts(&[("succeeded", 2), ("succeeded_after_retry", 1)]));
+}
