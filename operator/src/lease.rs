@@ -4,7 +4,8 @@
 //!
 //! * a follower measures the holder's silence by its own clock, from when it saw the last change, so that clocks may differ;
 //! * the holder gives up before others may take over: it stops [`RENEW_WITHIN`] after its last renewal was *sent*, they wait
-//!   [`DURATION`] after they *saw* it;
+//!   [`DURATION`] after they *saw* it. It stops then also while the next renewal is under way; if that succeeds after all, it
+//!   holds the lease again, but only from when that one was sent;
 //! * it changes the Lease only from the version it last saw, so of two takers one fails.
 //!
 //! A Lease is no fence: a process that was frozen may wake with a write in flight. So writes of which an old one could do
@@ -14,7 +15,7 @@
 
 mod step;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -58,6 +59,12 @@ impl Held {
     /// Whether this replica may write now.
     pub(crate) fn now(&self) -> bool {
         *self.0.borrow()
+    }
+
+    /// Waits until this replica may not write.
+    pub(crate) async fn lost(&mut self) {
+        // Who can no longer be told has lost it too.
+        let _ = self.0.wait_for(|held| !held).await;
     }
 
     /// Waits for a change. Never returns when no change can come any more.
@@ -122,7 +129,7 @@ impl Keeper {
                 Claim::Take | Claim::Renew => self.api.replace(self.name, &PostParams::default(), &lease).await,
             }
         };
-        match timeout(REQUEST, request).await {
+        match self.on_time(timeout(REQUEST, request)).await {
             Ok(Ok(lease)) => self.seen.claimed(lease, sent),
             Ok(Err(kube::Error::Api(refused))) if refused.code == 409 => self.seen.failed(sent),
             Ok(Err(error)) => {
@@ -134,6 +141,18 @@ impl Keeper {
                 self.seen.failed(sent);
             }
         }
+    }
+
+    /// The answer to `request`; until it comes, the end of our own time is told when it is reached.
+    async fn on_time<T>(&self, request: impl Future<Output = T>) -> T {
+        let mut request = pin!(request);
+        if let Some(end) = self.seen.end() {
+            tokio::select! {
+                answer = &mut request => return answer,
+                () = sleep_until(end) => self.tell(),
+            }
+        }
+        request.await
     }
 
     fn tell(&self) {
@@ -158,3 +177,6 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

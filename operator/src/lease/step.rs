@@ -75,9 +75,14 @@ impl Seen {
         self.failed = Some(sent);
     }
 
+    /// When we cease to be the holder, if no renewal comes in between; nothing if we are not.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.renewed.map(|renewed| renewed + RENEW_WITHIN)
+    }
+
     /// Whether we may write at `now`.
     pub(super) fn held(&self, now: Instant) -> bool {
-        self.renewed.is_some_and(|renewed| now < renewed + RENEW_WITHIN)
+        self.end().is_some_and(|end| now < end)
     }
 
     pub(super) fn step(&self, me: &str, now: Instant) -> Step {
@@ -97,7 +102,7 @@ impl Seen {
         };
         let at = self.failed.map_or(at, |failed| at.max(failed + spread(RETRY, me)));
         // A holder that cannot renew must notice the moment at which it no longer is one.
-        match self.renewed.map(|renewed| renewed + RENEW_WITHIN).filter(|end| now < *end && *end < at) {
+        match self.end().filter(|end| now < *end && *end < at) {
             Some(end) => Step::Wait { at: end },
             None => Step::Claim { claim, at },
         }
