@@ -7,8 +7,9 @@
 //! 3. with `from` beats without, since both may stand for different callers of one target;
 //! 4. the older `creationTimestamp` wins, then the smaller `namespace/name`.
 //!
-//! Two policies of one namespace with the same target and the same `from` claim the same thing. The older has it, and the
-//! younger is told so ([`conflicts`]); its other targets stay in force.
+//! Two policies of one namespace with the same target and the same `from` claim the same thing. The older has it, of two
+//! of the same second the one whose name comes first, since Kubernetes keeps no finer time; the other is told so
+//! ([`conflicts`]), and its other targets stay in force.
 //!
 //! Namespace selectors are decided here, against the callers' namespace. Pod selectors travel to the proxies, which know
 //! their own pod's labels.
@@ -108,6 +109,8 @@ pub struct Conflict {
     pub target: String,
     /// Who has it.
     pub winner: Key,
+    /// Whether the winner is older; if not, it was created in the same second and comes first by name.
+    pub older: bool,
 }
 
 impl<'w, T: Attaches> Attached<'w, T> {
@@ -158,6 +161,14 @@ impl<'w, T: Attaches> Attached<'w, T> {
 impl<T> Default for Claims<'_, T> {
     fn default() -> Self {
         Self { whole: Vec::new(), named: BTreeMap::new() }
+    }
+}
+
+impl Conflict {
+    /// The claim on `target` that `loser` lost to `winner`.
+    pub(crate) fn new(target: &Target<'_>, loser: &Meta, winner: &Meta) -> Self {
+        let older = winner.created < loser.created;
+        Self { target: target.to_string(), winner: winner.key.clone(), older }
     }
 }
 
@@ -227,7 +238,7 @@ impl fmt::Display for Target<'_> {
     }
 }
 
-/// The claims that were lost to an identical, older one, by who lost them.
+/// The claims that were lost to an identical one that comes first, by who lost them.
 pub fn conflicts<'w, T: Attaches + 'w>(objects: impl Iterator<Item = &'w T>) -> BTreeMap<Key, Vec<Conflict>> {
     let mut claims: BTreeMap<(&str, Target<'_>), Vec<&T>> = BTreeMap::new();
     for object in objects {
@@ -242,7 +253,7 @@ pub fn conflicts<'w, T: Attaches + 'w>(objects: impl Iterator<Item = &'w T>) -> 
         for object in claimants {
             match holders.iter().find(|holder| same_callers(**holder, object)) {
                 Some(holder) => {
-                    let conflict = Conflict { target: target.to_string(), winner: holder.meta().key.clone() };
+                    let conflict = Conflict::new(&target, object.meta(), holder.meta());
                     lost.entry(object.meta().key.clone()).or_default().push(conflict);
                 }
                 None => holders.push(object),

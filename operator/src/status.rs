@@ -31,7 +31,7 @@ pub use self::fault::{conflicts as fault_conflicts, next_end};
 pub mod reason {
     /// The object is valid and has what it claims.
     pub const ACCEPTED: &str = "Accepted";
-    /// Another object has the same claim and is older.
+    /// Another object has the same claim and comes first: it is older, or of the same second with the smaller name.
     pub const CONFLICTED: &str = "Conflicted";
     /// The object does not parse.
     pub const INVALID: &str = "Invalid";

@@ -73,7 +73,7 @@ fn of_an_identical_claim_the_older_has_it_and_the_younger_is_told() {
     let world = shop([("shop/young", 2, service_a()), ("shop/old", 1, service_a()), ("shop/port", 3, port("http"))]);
     assert_eq!(order(&world, "front", "http"), ["shop/port", "shop/old"]);
     let lost = conflicts(world.policies.iter());
-    let conflict = Conflict { target: "Service shop/a".into(), winner: key("shop/old") };
+    let conflict = Conflict { target: "Service shop/a".into(), winner: key("shop/old"), older: true };
     assert_eq!(lost, [(key("shop/young"), vec![conflict])].into());
 }
 
@@ -81,6 +81,8 @@ fn of_an_identical_claim_the_older_has_it_and_the_younger_is_told() {
 fn among_equals_in_age_the_smaller_name_wins() {
     let world = shop([("shop/b", 1, service_a()), ("shop/a", 1, service_a())]);
     assert_eq!(order(&world, "front", "http"), ["shop/a"]);
+    let conflict = Conflict { target: "Service shop/a".into(), winner: key("shop/a"), older: false };
+    assert_eq!(conflicts(world.policies.iter()), [(key("shop/b"), vec![conflict])].into());
 }
 
 #[test]

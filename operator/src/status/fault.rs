@@ -32,7 +32,7 @@ pub fn next_end(world: &World, since: Timestamp) -> Option<Timestamp> {
     world.faults.iter().filter_map(Fault::end).filter(|end| *end > since).min()
 }
 
-/// The faults that may not be active because an older one is, on a port and for callers that both are about.
+/// The faults that may not be active because one that comes first is, on a port and for callers that both are about.
 pub fn conflicts(world: &World, now: Timestamp) -> BTreeMap<Key, Conflict> {
     let contends = |fault: &&Fault| {
         let over = fault.end().is_some_and(|end| end <= now);
@@ -45,7 +45,7 @@ pub fn conflicts(world: &World, now: Timestamp) -> BTreeMap<Key, Conflict> {
     for fault in contenders {
         let conflict = holders.iter().find_map(|holder| {
             let target = fault.targets().find(|mine| holder.targets().any(|its| meet(fault, mine, holder, &its)))?;
-            Some(Conflict { target: target.to_string(), winner: holder.meta.key.clone() })
+            Some(Conflict::new(&target, &fault.meta, &holder.meta))
         });
         match conflict {
             Some(conflict) => drop(lost.insert(fault.meta.key.clone(), conflict)),
@@ -116,9 +116,10 @@ fn live(judge: &Judge<'_>, fault: &Fault, left_out: &[&Namespace]) -> Life {
     if spec.suspend {
         return life(Phase::Suspended, accepted);
     }
-    if let Some(Conflict { target, winner }) = judge.fault_conflicts.get(&fault.meta.key) {
+    if let Some(Conflict { target, winner, older }) = judge.fault_conflicts.get(&fault.meta.key) {
+        let first = if *older { "older" } else { "of the same second with a name that comes first" };
         let message = format!(
-            "{target}: FaultSpec {winner} is active there and older; this one stays refused, create it again when that has ended"
+            "{target}: FaultSpec {winner} is active there and {first}; this one stays refused, create it again when that has ended"
         );
         return life(Phase::Refused, no(reason::CONFLICTED, message));
     }

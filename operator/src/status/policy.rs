@@ -54,10 +54,13 @@ fn accepted(policy: &Policy, lost: &[Conflict]) -> Verdict {
 }
 
 fn conflicted(lost: &[Conflict], targets: usize) -> String {
-    let lines: Vec<_> =
-        lost.iter().map(|lost| format!("{} is claimed by TrafficPolicy {}", lost.target, lost.winner)).collect();
+    let line = |Conflict { target, winner, older }: &Conflict| {
+        let first = if *older { "is older" } else { "is of the same second with a name that comes first" };
+        format!("{target} is claimed by TrafficPolicy {winner}, which {first} and has the same `from`")
+    };
+    let lines: Vec<_> = lost.iter().map(line).collect();
     let rest = if lost.len() < targets { "; the other targets are in force" } else { "" };
-    format!("{}, which is older and has the same `from`{rest}", lines.join("; "))
+    format!("{}{rest}", lines.join("; "))
 }
 
 /// The condition `ResolvedRefs` of what cannot be read.

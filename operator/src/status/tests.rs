@@ -104,6 +104,26 @@ fn the_loser_of_a_claim_learns_who_has_it() {
 }
 
 #[test]
+fn nobody_is_called_older_who_is_of_the_same_second() {
+    let two = json!({"targetRefs": [{"kind": "Service", "name": "a"}, {"kind": "Service", "name": "b"}]});
+    let world = shop([
+        service("shop/b", 2, &["http:80"]),
+        policy("shop/old", 1, on("a")),
+        policy("shop/first", 2, on("b")),
+        policy("shop/second", 2, two),
+    ]);
+    let message = "Service shop/a is claimed by TrafficPolicy shop/old, which is older and has the same `from`; \
+                   Service shop/b is claimed by TrafficPolicy shop/first, which is of the same second with a name that \
+                   comes first and has the same `from`";
+    assert_eq!(published_verdicts(&world, "shop/second")[0], format!("Accepted=False Conflicted: {message}"));
+    let world = shop([fault("shop/e", 1, on("a"), &running()), fault("shop/f", 1, on("a"), &json!({}))]);
+    let message = life(&world, noon()).message.unwrap();
+    let expected =
+        "Service shop/a: FaultSpec shop/e is active there and of the same second with a name that comes first";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+#[test]
 fn what_does_not_parse_is_told_by_field() {
     let mut world = shop([]);
     let object = json!({"metadata": {"namespace": "shop", "name": "p"},
