@@ -34,7 +34,10 @@ pub struct CertArgs {
     /// Who makes the injector's certificate: the operator, or somebody else (cert-manager).
     #[arg(long = "certs", env = "FIREBREAK_CERTS", default_value = "managed")]
     pub mode: CertMode,
-    /// Name of the Secret that holds it.
+    /// Name of the Secret of the authority that signs it, which nobody else reads.
+    #[arg(long = "ca-secret", env = "FIREBREAK_CA_SECRET", default_value = "firebreak-ca")]
+    pub ca_secret: String,
+    /// Name of the Secret of the certificate, which the injector reads.
     #[arg(long = "certs-secret", env = "FIREBREAK_CERTS_SECRET", default_value = "firebreak-injector-tls")]
     pub secret: String,
     /// Name of the injector's Service.

@@ -1,12 +1,18 @@
 //! The injector's certificate: made, renewed, and made known to the API server.
 //!
-//! The holder of the lease keeps an authority and a certificate for the injector's Service in one Secret, and writes the
-//! authority into the webhook's `caBundle`. The injector only reads the Secret. What to do is decided by a pure plan
-//! (`plan`) from the Secret and the time; this module carries it out.
+//! The holder of the lease keeps an authority and a certificate for the injector's Service, and writes the authority into
+//! the webhook's `caBundle`. Each has a Secret of its own: the authority's key can sign for the injector's name, so nobody
+//! but the operator may read it; the injector reads its certificate and that one's key, and nothing else is in its Secret.
+//! What to do is decided by a pure plan (`plan`) from the Secrets and the time; this module carries it out.
 //!
-//! The order is what makes a renewal unnoticed: first the API server learns the new authority beside the old one, then the
-//! Secret changes, so whichever certificate the injector shows is trusted. The old authority stays in the bundle for one
-//! life of a certificate.
+//! The order is what makes a renewal unnoticed. The authority is put away first, since what an authority signed whose key is
+//! lost could never be renewed quietly. Then the API server learns it beside whoever signed the certificate that is shown
+//! now. The certificate changes last, so whichever one the injector shows is trusted, also if this process ends in between.
+//! The old authority stays in the bundle for one life of a certificate.
+//!
+//! Where there is no authority, as after an upgrade from a version that kept its key in the injector's Secret, a new one is
+//! made and trusted beside the one that the API server knows: a key that others could read signs nothing any more. The
+//! Secret of the certificate is written whole, and so loses that key.
 //!
 //! The chart leaves `caBundle` out, so that this field has one owner only, by server-side apply.
 
@@ -22,7 +28,7 @@ use k8s_openapi::{
     api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret},
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher, watcher::watch_object},
 };
@@ -32,8 +38,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use self::plan::{Action, Lives};
-use self::{issue::Material, plan::plan};
-use crate::{FIELD_MANAGER, args::CertArgs, lease::Held, metrics, metrics::Metrics};
+use self::{
+    issue::{Authority, Kept, Leaf, Material},
+    plan::plan,
+};
+use crate::{FIELD_MANAGER, args::CertArgs, lease::Held, metrics, metrics::Metrics, publish};
 
 /// Something of the certificate could not be made or written.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +56,13 @@ pub(crate) enum Error {
         /// Which object.
         what: String,
         /// Why.
-        error: Box<kube::Error>,
+        error: Box<publish::Error>,
+    },
+    /// Another replica may be writing by now.
+    #[error("the lease was lost before {what} was written")]
+    Lost {
+        /// Which object.
+        what: String,
     },
 }
 
@@ -57,19 +72,28 @@ const LONGEST: Duration = Duration::from_hours(1);
 /// seconds, must not make us issue without end.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// A Secret as it was last seen.
+#[derive(Clone, Debug, Default)]
+struct Seen<T> {
+    what: T,
+    /// The version that a write is based on; none if there is no Secret.
+    version: Option<String>,
+}
+
 /// Keeps the certificate.
 pub(crate) struct Keeper {
     secrets: Api<Secret>,
     webhooks: Api<MutatingWebhookConfiguration>,
-    secret: String,
-    webhook: String,
+    names: CertArgs,
     lives: Lives,
     held: Held,
     metrics: Metrics,
-    /// The Secret as the watch last showed it, empty if there is none; nothing before that.
-    found: Option<Material>,
-    /// The webhook's entries as the watch last showed them, each with its bundle.
-    entries: BTreeMap<String, Option<Vec<u8>>>,
+    /// The operator's Secret, empty if there is none; nothing before the watch has shown it.
+    authority: Option<Seen<Authority>>,
+    /// The injector's Secret, likewise.
+    leaf: Option<Seen<Leaf>>,
+    /// The webhook's entries, each with its bundle, likewise.
+    entries: Option<BTreeMap<String, Option<Vec<u8>>>>,
     /// Before this moment no other certificate is made.
     rest: Instant,
 }
@@ -81,37 +105,43 @@ impl Keeper {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
             webhooks: Api::all(client.clone()),
-            secret: args.secret.clone(),
-            webhook: args.webhook.clone(),
+            names: args.clone(),
             lives: Lives { dns_name, leaf: args.leaf_life.get(), ca: args.ca_life.get() },
             held,
             metrics,
-            found: None,
-            entries: BTreeMap::new(),
+            authority: None,
+            leaf: None,
+            entries: None,
             rest: Instant::now(),
         }
     }
 
     /// Runs until `stop` is cancelled.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut secrets = objects(self.secrets.clone(), &self.secret);
-        let mut webhooks = objects(self.webhooks.clone(), &self.webhook);
+        let mut authorities = objects(self.secrets.clone(), &self.names.ca_secret);
+        let mut leaves = objects(self.secrets.clone(), &self.names.secret);
+        let mut webhooks = objects(self.webhooks.clone(), &self.names.webhook);
         let mut next = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = self.held.changed() => {}
                 () = sleep_until(next) => {}
-                Some(news) = secrets.next() => match news {
-                    Ok(secret) => self.found = Some(secret.map(Material::read).unwrap_or_default()),
+                Some(news) = authorities.next() => match news {
+                    Ok(secret) => self.authority = Some(secret.map(Seen::of).unwrap_or_default()),
+                    Err(error) => warn!(%error, "cannot watch the authority's Secret"),
+                },
+                Some(news) = leaves.next() => match news {
+                    Ok(secret) => self.leaf = Some(secret.map(Seen::of).unwrap_or_default()),
                     Err(error) => warn!(%error, "cannot watch the certificate's Secret"),
                 },
                 Some(news) = webhooks.next() => match news {
-                    Ok(webhook) => self.entries = webhook.map(bundles).unwrap_or_default(),
+                    Ok(webhook) => self.entries = Some(webhook.map(bundles).unwrap_or_default()),
                     Err(error) => warn!(%error, "cannot watch the webhook"),
                 },
             }
-            let pause = self.turn().await.unwrap_or_else(|error| {
+            let Some(turned) = stop.run_until_cancelled(self.turn()).await else { return };
+            let pause = turned.unwrap_or_else(|error| {
                 warn!(%error, "the injector's certificate is not in order");
                 self.metrics.errors.get_or_create(&metrics::of("certificate")).inc();
                 RETRY
@@ -122,8 +152,8 @@ impl Keeper {
 
     /// Does what is due, and says how long nothing will be.
     async fn turn(&mut self) -> Result<Duration, Error> {
-        let Some(found) = &self.found else { return Ok(LONGEST) };
-        let (now, plan) = (Timestamp::now(), plan(Timestamp::now(), found, &self.lives));
+        let (Some(found), Some(trusted)) = (self.found(), self.trusted()) else { return Ok(LONGEST) };
+        let (now, plan) = (Timestamp::now(), plan(Timestamp::now(), &found, &self.lives));
         if let Some(end) = found.leaf_end() {
             #[allow(clippy::cast_precision_loss, reason = "seconds since the epoch are exact up to 2^53")]
             self.metrics.certificate_expires.set(end.as_second() as f64);
@@ -135,61 +165,104 @@ impl Keeper {
         if plan.action != Action::Keep && !rest.is_zero() {
             return Ok(rest);
         }
-        let made = match plan.action {
-            Action::Keep => None,
-            action => Some(issue::make(action, now, found, &self.lives)?),
-        };
-        let bundle = made.as_ref().unwrap_or(found).bundle.clone();
-        self.trust(&bundle).await?;
-        if let Some(made) = made {
-            info!(action = ?plan.action, "writing the injector's certificate");
+        let made = issue::make(plan.action, now, &found, &trusted, &self.lives)?;
+        if plan.action != Action::Keep {
+            info!(action = ?plan.action, "bringing the injector's certificate in order");
             self.rest = Instant::now() + RETRY;
-            self.write(&made).await?;
-            self.found = Some(made);
+        }
+        let Material { authority, leaf } = made;
+        let bundle = authority.bundle.clone();
+        self.keep_authority(authority).await?;
+        self.trust(&bundle).await?;
+        self.keep_leaf(leaf).await?;
+        if plan.action != Action::Keep {
             return Ok(RETRY);
         }
         let left = plan.next.as_second().saturating_sub(now.as_second()).max(1);
         Ok(LONGEST.min(Duration::from_secs(left.unsigned_abs())))
     }
 
+    /// What the Secrets hold, once both are known.
+    fn found(&self) -> Option<Material> {
+        let (authority, leaf) = (self.authority.as_ref()?, self.leaf.as_ref()?);
+        Some(Material { authority: authority.what.clone(), leaf: leaf.what.clone() })
+    }
+
+    /// The authorities that the API server trusts in one entry or another, once the webhook is known.
+    fn trusted(&self) -> Option<String> {
+        let bundles = self.entries.as_ref()?.values().flatten();
+        Some(bundles.map(|bundle| String::from_utf8_lossy(bundle).trim().to_owned()).collect::<Vec<_>>().join("\n"))
+    }
+
+    async fn keep_authority(&mut self, authority: Authority) -> Result<(), Error> {
+        let seen = self.authority.take().unwrap_or_default();
+        let kept = self.keep(&self.names.ca_secret, &seen, authority).await;
+        self.authority = Some(kept.as_ref().map_or(seen, Clone::clone));
+        kept.map(drop)
+    }
+
+    async fn keep_leaf(&mut self, leaf: Leaf) -> Result<(), Error> {
+        let seen = self.leaf.take().unwrap_or_default();
+        let kept = self.keep(&self.names.secret, &seen, leaf).await;
+        self.leaf = Some(kept.as_ref().map_or(seen, Clone::clone));
+        kept.map(drop)
+    }
+
     /// Makes the API server trust `bundle`, in every entry of the webhook that does not have it.
     async fn trust(&mut self, bundle: &str) -> Result<(), Error> {
-        let right = |found: &Option<Vec<u8>>| found.as_deref() == Some(bundle.as_bytes());
-        if self.entries.values().all(right) {
+        let entries = self.entries.clone().unwrap_or_default();
+        if entries.values().all(|found| found.as_deref() == Some(bundle.as_bytes())) {
             return Ok(());
         }
         let ca_bundle = ByteString(bundle.as_bytes().to_vec());
         let entry = |name: &String| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}});
-        let entries: Vec<Value> = self.entries.keys().map(entry).collect();
         let patch = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": self.webhook},
-            "webhooks": entries,
+            "metadata": {"name": self.names.webhook},
+            "webhooks": entries.keys().map(entry).collect::<Vec<_>>(),
         });
-        info!(webhook = self.webhook, "writing caBundle");
-        self.apply(&self.webhooks, &self.webhook, &patch).await?;
-        for found in self.entries.values_mut() {
-            *found = Some(bundle.as_bytes().to_vec());
-        }
+        let webhook = self.apply(&self.webhooks, &self.names.webhook, &patch).await?;
+        self.entries = Some(bundles(webhook));
         Ok(())
     }
 
-    async fn write(&self, made: &Material) -> Result<(), Error> {
-        let secret = Secret { data: Some(made.data()), type_: Some("kubernetes.io/tls".into()), ..Secret::default() };
+    /// Makes the Secret hold `wanted` and nothing else, if it is still as it was `seen`.
+    async fn keep<T: Kept + Clone + PartialEq>(&self, name: &str, seen: &Seen<T>, wanted: T) -> Result<Seen<T>, Error> {
+        if seen.what == wanted {
+            return Ok(seen.clone());
+        }
+        let secret = Secret { data: Some(wanted.data()), type_: Some(T::TYPE.into()), ..Secret::default() };
         let mut secret = serde_json::to_value(secret).unwrap_or_default();
-        secret["metadata"] = json!({"name": self.secret, "labels": {crate::MANAGED_BY: crate::MANAGER}});
-        self.apply(&self.secrets, &self.secret, &secret).await
+        secret["metadata"] = json!({"name": name, "labels": {crate::MANAGED_BY: crate::MANAGER}});
+        if let Some(version) = &seen.version {
+            secret["metadata"]["resourceVersion"] = json!(version);
+        }
+        self.apply(&self.secrets, name, &secret).await.map(Seen::of)
     }
 
-    async fn apply<K>(&self, api: &Api<K>, name: &str, patch: &Value) -> Result<(), Error>
+    async fn apply<K>(&self, api: &Api<K>, name: &str, patch: &Value) -> Result<K, Error>
     where
         K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
     {
-        let kind = patch["kind"].as_str().unwrap_or_default().to_owned();
-        let written = api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await;
+        let what = format!("{} {name}", patch["kind"].as_str().unwrap_or_default());
+        let (mut held, params) = (self.held.clone(), PatchParams::apply(FIELD_MANAGER).force());
+        let patch = Patch::Apply(patch);
+        info!(what, "writing");
         self.metrics.writes.get_or_create(&metrics::of("certificate")).inc();
-        written.map(drop).map_err(|error| Error::Write { what: format!("{kind} {name}"), error: Box::new(error) })
+        tokio::select! {
+            biased;
+            () = held.lost() => Err(Error::Lost { what }),
+            written = publish::limited(api.patch(name, &params, &patch)) => {
+                written.map_err(|error| Error::Write { what, error: Box::new(error) })
+            }
+        }
+    }
+}
+
+impl<T: Kept> Seen<T> {
+    fn of(secret: Secret) -> Self {
+        Self { version: secret.resource_version(), what: T::read(secret) }
     }
 }
 
@@ -208,3 +281,6 @@ where
 fn boxed<T>(stream: impl Stream<Item = T> + Send + 'static) -> BoxStream<'static, T> {
     stream.boxed()
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ impl Error {
     }
 }
 
-async fn limited<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+/// What `write` brings, or [`Error::Timeout`].
+pub(crate) async fn limited<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
     Ok(timeout(WRITE, write).await.map_err(|_| Error::Timeout)??)
 }

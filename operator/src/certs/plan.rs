@@ -39,20 +39,21 @@ pub(crate) enum Action {
 
 /// What to do at `now` about `found`.
 pub(crate) fn plan(now: Timestamp, found: &Material, lives: &Lives) -> Plan {
-    let all = Plan { action: Action::RenewAll, next: now };
-    let (Some(ca), Some(leaf)) = (found.ca(), found.leaf()) else { return all };
+    let due = |action| Plan { action, next: now };
+    let Some(ca) = found.ca() else { return due(Action::RenewAll) };
     let ca_due = two_thirds(&ca);
     if ca_due <= now {
-        return all;
+        return due(Action::RenewAll);
     }
+    let Some(leaf) = found.leaf() else { return due(Action::RenewLeaf) };
     let leaf_due = two_thirds(&leaf);
     if leaf_due <= now || leaf.issuer != ca.subject || leaf.dns_names != [lives.dns_name.clone()] {
-        return Plan { action: Action::RenewLeaf, next: now };
+        return due(Action::RenewLeaf);
     }
     let next = ca_due.min(leaf_due);
     let prune = later(ca.not_before, lives.leaf);
     match found.has_old_authorities() {
-        true if prune <= now => Plan { action: Action::Prune, next: now },
+        true if prune <= now => due(Action::Prune),
         true => Plan { action: Action::Keep, next: next.min(prune) },
         false => Plan { action: Action::Keep, next },
     }
@@ -71,7 +72,10 @@ pub(super) fn later(time: Timestamp, more: Duration) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::issue::make, *};
+    use super::{
+        super::issue::{Leaf, make},
+        *,
+    };
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -83,8 +87,17 @@ mod tests {
         "2026-01-01T00:00:00Z".parse().unwrap()
     }
 
+    fn renew(action: Action, now: Timestamp, found: &Material) -> Material {
+        make(action, now, found, "", &lives()).unwrap()
+    }
+
     fn fresh() -> Material {
-        make(Action::RenewAll, start(), &Material::default(), &lives()).unwrap()
+        renew(Action::RenewAll, start(), &Material::default())
+    }
+
+    /// Another authority, of another name, and what it signed.
+    fn foreign() -> Material {
+        renew(Action::RenewAll, later(start(), Duration::from_secs(1)), &Material::default())
     }
 
     fn at(days: u32) -> Timestamp {
@@ -93,10 +106,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_broken_is_made() {
-        let mut broken = fresh();
-        broken.leaf_key = fresh().leaf_key;
-        assert_eq!(plan(start(), &broken, &lives()).action, Action::RenewAll, "a key of another certificate");
-        assert_eq!(plan(start(), &Material::default(), &lives()).action, Action::RenewAll);
+        let (good, other) = (fresh(), foreign());
+        let with = |authority: &Material, leaf: Leaf| Material { authority: authority.authority.clone(), leaf };
+        let planned = |found: &Material| plan(start(), found, &lives()).action;
+        assert_eq!(planned(&good), Action::Keep);
+        assert_eq!(planned(&with(&good, Leaf::default())), Action::RenewLeaf);
+        let mismatched = Leaf { key: other.leaf.key.clone(), ..good.leaf.clone() };
+        assert_eq!(planned(&with(&good, mismatched)), Action::RenewLeaf, "a key of another certificate");
+        assert_eq!(planned(&with(&other, good.leaf.clone())), Action::RenewLeaf, "a certificate of another authority");
+        assert_eq!(planned(&with(&Material::default(), good.leaf.clone())), Action::RenewAll);
+        let mut broken = good.clone();
+        broken.authority.key = other.authority.key;
+        assert_eq!(planned(&broken), Action::RenewAll, "a key of another authority");
     }
 
     #[test]
@@ -106,24 +127,28 @@ mod tests {
         assert_eq!(early.action, Action::Keep);
         assert!(early.next > at(59) && early.next <= at(60), "{early:?}");
         assert_eq!(plan(at(61), &first, &lives()).action, Action::RenewLeaf);
-        let second = make(Action::RenewLeaf, at(61), &first, &lives()).unwrap();
-        assert_eq!(second.bundle, first.bundle);
-        assert_ne!(second.leaf_pem, first.leaf_pem);
+        let second = renew(Action::RenewLeaf, at(61), &first);
+        assert_eq!(second.authority, first.authority);
+        assert_ne!(second.leaf, first.leaf);
         assert_eq!(plan(at(61), &second, &lives()).action, Action::Keep);
     }
 
     #[test]
     fn the_old_authority_stays_for_one_life_of_a_leaf() {
-        let first = make(Action::RenewLeaf, at(240), &fresh(), &lives()).unwrap();
+        let first = renew(Action::RenewLeaf, at(240), &fresh());
         assert_eq!(plan(at(244), &first, &lives()).action, Action::RenewAll, "two thirds of a year");
-        let second = make(Action::RenewAll, at(244), &first, &lives()).unwrap();
-        assert!(second.bundle.ends_with(first.bundle.as_str()), "both are trusted, the new one first");
+        let second = renew(Action::RenewAll, at(244), &first);
+        assert!(
+            second.authority.bundle.ends_with(first.authority.bundle.as_str()),
+            "both are trusted, the new one first"
+        );
         assert_eq!(plan(at(244 + 50), &second, &lives()).action, Action::Keep);
-        let third = make(Action::RenewLeaf, at(244 + 61), &second, &lives()).unwrap();
+        let third = renew(Action::RenewLeaf, at(244 + 61), &second);
         assert_eq!(plan(at(244 + 91), &third, &lives()).action, Action::Prune);
-        let pruned = make(Action::Prune, at(244 + 91), &third, &lives()).unwrap();
-        assert!(third.bundle.starts_with(pruned.bundle.as_str()) && pruned.bundle != third.bundle);
-        assert_eq!((&pruned.leaf_pem, &pruned.leaf_key), (&third.leaf_pem, &third.leaf_key));
+        let pruned = renew(Action::Prune, at(244 + 91), &third);
+        let (few, many) = (&pruned.authority.bundle, &third.authority.bundle);
+        assert!(many.starts_with(few.as_str()) && few != many);
+        assert_eq!((&pruned.leaf, &pruned.authority.key), (&third.leaf, &third.authority.key));
         assert_eq!(plan(at(244 + 91), &pruned, &lives()).action, Action::Keep);
     }
 
@@ -134,9 +159,21 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_holds_all_that_is_read_back() {
-        let secret = k8s_openapi::api::core::v1::Secret { data: Some(fresh().data()), ..Default::default() };
-        let read = Material::read(secret);
-        assert_eq!(plan(start(), &read, &lives()).action, Action::Keep);
+    fn whoever_signed_what_is_shown_stays_trusted_once() {
+        let (lost, other) = (fresh(), foreign());
+        let trusted = lost.authority.bundle.clone();
+        let found = Material { leaf: lost.leaf.clone(), ..Material::default() };
+        let made = make(Action::RenewAll, start(), &found, &trusted, &lives()).unwrap();
+        assert!(made.authority.bundle.ends_with(&trusted), "known by the API server only");
+        let found = Material { leaf: lost.leaf, authority: other.authority.clone() };
+        let made = make(Action::RenewLeaf, start(), &found, trusted.trim(), &lives()).unwrap();
+        assert_eq!(
+            made.authority.bundle,
+            format!("{}{trusted}", other.authority.bundle),
+            "without its last newline too"
+        );
+        let again = Material { authority: made.authority.clone(), ..found };
+        let again = make(Action::RenewLeaf, start(), &again, &trusted, &lives()).unwrap();
+        assert_eq!(again.authority, made.authority);
     }
 }
