@@ -6,12 +6,17 @@
 //! the first touch comes [`SOON`] after the write, by when the other watch has it too, nearly always; the second, with another
 //! value, [`AGAIN`] after it, for the rest.
 //!
+//! What a pod was last touched with stands on it. So a replica that takes over sees which pods the one before has left
+//! behind, when that ended between writing a `ConfigMap` and touching the pods, and touches these. A pod that nobody ever
+//! touched was left behind if it is older than the `ConfigMap`'s content; a younger one started with that.
+//!
 //! Each touch is a write and its fan-out, so they are limited over time, and what is overtaken is never sent.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use firebreak_crds::marks;
-use k8s_openapi::api::core::v1::Pod;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
 use kube::{
     Api, Client,
     api::{PartialObjectMeta, Patch, PatchParams},
@@ -27,7 +32,7 @@ use tracing::debug;
 
 use crate::{
     FIELD_MANAGER,
-    index::Key,
+    index::{Key, Pod},
     lease::Held,
     metrics::{self, Metrics},
 };
@@ -48,29 +53,60 @@ struct Round {
     revision: String,
     written: Instant,
     second: bool,
+    left_behind: bool,
+}
+
+/// Pods of a namespace that are to be touched.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Touch {
+    /// Where they are.
+    pub(crate) namespace: String,
+    /// What to touch them with.
+    pub(crate) value: String,
+    /// The revision that is in force; none where every pod is meant, whatever it was touched with before.
+    left_behind: Option<String>,
+}
+
+impl Touch {
+    /// Whether it is for `pod`, where the `ConfigMap` got its content at `written`, if that is known.
+    pub(crate) fn wants(&self, pod: &Pod, written: Option<Timestamp>) -> bool {
+        let Some(revision) = &self.left_behind else { return true };
+        match &pod.config {
+            // Both times are whole seconds: of the same one the pod may have come first.
+            None => written.is_none_or(|written| pod.created <= written),
+            Some(value) => *value != self.value && *value != again(revision),
+        }
+    }
 }
 
 impl Rounds {
     /// The config of `namespace` was written with `revision`. What was planned for an older one is forgotten.
     pub(crate) fn written(&mut self, namespace: &str, revision: &str, now: Instant) {
-        self.0.insert(namespace.to_owned(), Round { revision: revision.to_owned(), written: now, second: false });
+        self.0.insert(namespace.to_owned(), Round::new(revision, now, false));
     }
 
-    /// The namespaces whose pods are to be touched at `now`, with the value to touch them with.
-    pub(crate) fn take(&mut self, now: Instant) -> Vec<(String, String)> {
+    /// The config of `namespace` is in force with `revision` and was not written by us: who wrote it may have ended before
+    /// all pods were touched.
+    pub(crate) fn found(&mut self, namespace: &str, revision: &str, now: Instant) {
+        self.0.entry(namespace.to_owned()).or_insert_with(|| Round::new(revision, now, true));
+    }
+
+    /// What is to be touched at `now`.
+    pub(crate) fn take(&mut self, now: Instant) -> Vec<Touch> {
         let due: Vec<_> = self.0.iter().filter(|(_, it)| it.at() <= now).map(|(name, _)| name.clone()).collect();
-        due.into_iter().filter_map(|namespace| Some((namespace.clone(), self.advance(&namespace)?))).collect()
+        due.into_iter().filter_map(|namespace| self.advance(namespace)).collect()
     }
 
-    fn advance(&mut self, namespace: &str) -> Option<String> {
-        let round = self.0.get_mut(namespace)?;
-        let value = if round.second { format!("{}/2", round.revision) } else { round.revision.clone() };
+    fn advance(&mut self, namespace: String) -> Option<Touch> {
+        let round = self.0.get_mut(&namespace)?;
+        let value = if round.second { again(&round.revision) } else { round.revision.clone() };
+        let left_behind = round.left_behind.then(|| round.revision.clone());
         if round.second {
-            self.0.remove(namespace);
+            self.0.remove(&namespace);
         } else {
             round.second = true;
         }
-        Some(value)
+        Some(Touch { namespace, value, left_behind })
     }
 
     /// When the next is due.
@@ -85,9 +121,18 @@ impl Rounds {
 }
 
 impl Round {
+    fn new(revision: &str, written: Instant, left_behind: bool) -> Self {
+        Self { revision: revision.to_owned(), written, second: false, left_behind }
+    }
+
     fn at(&self) -> Instant {
         self.written + if self.second { AGAIN } else { SOON }
     }
+}
+
+/// The value of the second touch.
+fn again(revision: &str) -> String {
+    format!("{revision}/2")
 }
 
 /// Touches pods, so many a second.
@@ -134,7 +179,7 @@ impl Poker {
 }
 
 async fn touch(client: Client, pod: Key, value: String, metrics: Metrics) {
-    let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(client, &pod.namespace);
+    let api: Api<PartialObjectMeta<v1::Pod>> = Api::namespaced(client, &pod.namespace);
     let patch = json!({"metadata": {"annotations": {marks::CONFIG: value}}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     metrics.pokes.inc();
@@ -156,14 +201,27 @@ fn failed(metrics: &Metrics, pod: &Key, error: &str) {
 mod tests {
     use super::*;
 
+    fn values(touches: Vec<Touch>) -> Vec<(String, String)> {
+        touches.into_iter().map(|it| (it.namespace, it.value)).collect()
+    }
+
+    fn shop(value: &str) -> [(String, String); 1] {
+        [("shop".into(), value.into())]
+    }
+
+    fn pod(config: Option<&str>, created: i64) -> Pod {
+        let created = Timestamp::from_second(created).unwrap();
+        Pod { config: config.map(Into::into), created, ..Pod::default() }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn each_config_touches_twice_with_two_values() {
         let (mut rounds, now) = (Rounds::default(), Instant::now());
         rounds.written("shop", "abc", now);
         assert_eq!(rounds.next(), Some(now + SOON));
         assert!(rounds.take(now).is_empty());
-        assert_eq!(rounds.take(now + SOON), [("shop".into(), "abc".into())]);
-        assert_eq!(rounds.take(now + AGAIN), [("shop".into(), "abc/2".into())]);
+        assert_eq!(values(rounds.take(now + SOON)), shop("abc"));
+        assert_eq!(values(rounds.take(now + AGAIN)), shop("abc/2"));
         assert_eq!(rounds.next(), None);
     }
 
@@ -173,7 +231,34 @@ mod tests {
         rounds.written("shop", "abc", now);
         assert_eq!(rounds.take(now + SOON).len(), 1);
         rounds.written("shop", "def", now + SOON);
-        assert_eq!(rounds.take(now + AGAIN), [("shop".into(), "def".into())]);
+        assert_eq!(values(rounds.take(now + AGAIN)), shop("def"));
         assert_eq!(rounds.next(), Some(now + SOON + AGAIN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_config_that_was_found_only_what_was_left_behind_is_touched() {
+        let (mut rounds, now, written) = (Rounds::default(), Instant::now(), Timestamp::from_second(100).ok());
+        rounds.found("shop", "abc", now);
+        let (first, second) = (rounds.take(now + SOON).remove(0), rounds.take(now + AGAIN).remove(0));
+        for (pod, wanted) in [
+            (pod(Some("old/2"), 1), (true, true)),
+            (pod(Some("abc"), 1), (false, true)),
+            (pod(Some("abc/2"), 1), (false, false)),
+            (pod(None, 99), (true, true)),
+            (pod(None, 100), (true, true)),
+            (pod(None, 101), (false, false)),
+        ] {
+            assert_eq!((first.wants(&pod, written), second.wants(&pod, written)), wanted, "{pod:?}");
+        }
+        assert!(first.wants(&pod(None, 101), None), "nobody knows how old the content is");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_config_that_was_written_touches_every_pod_and_is_not_displaced() {
+        let (mut rounds, now) = (Rounds::default(), Instant::now());
+        rounds.written("shop", "abc", now);
+        rounds.found("shop", "abc", now);
+        let first = rounds.take(now + SOON).remove(0);
+        assert!(first.wants(&pod(Some("abc/2"), 1), None), "it may have had another config since");
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn running() -> Value {
 
 pub(crate) fn pod(key: &str, injected: bool) -> Event {
     let key = self::key(key);
-    Event::Pod(Update::Apply(Pod { key, injected, wanted: false, running: true }))
+    Event::Pod(Update::Apply(Pod { key, injected, running: true, ..Pod::default() }))
 }
 
 pub(crate) fn world(events: impl IntoIterator<Item = Event>) -> World {

@@ -88,9 +88,8 @@ impl Watches {
         let trim = move |pod: LeanPod| {
             let phase = pod.status.as_ref().map_or("", |status| status.phase.as_str());
             let trimmed = Pod::new(&pod.metadata, phase);
-            let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
             if trimmed.running
-                && Timestamp::now().duration_since(created) < YOUNG
+                && Timestamp::now().duration_since(trimmed.created) < YOUNG
                 && let Some(notice) = PodNotice::about(&pod, &own)
             {
                 // An Event is worth less than the watch: when the control task is behind, it is dropped.

@@ -10,7 +10,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::{
-    index::{Fault, Policy},
+    index::{Fault, Pod, Policy},
     scenario::{fault, namespace, policy, service},
 };
 
@@ -23,6 +23,7 @@ struct Stage {
     news: mpsc::Sender<News>,
     held: watch::Sender<bool>,
     requests: mpsc::UnboundedReceiver<(String, Value)>,
+    pokes: mpsc::UnboundedReceiver<(Key, String)>,
     stop: CancellationToken,
 }
 
@@ -41,6 +42,7 @@ fn stage() -> Stage {
     let client = Client::new(server, "default");
     let (held, is_held) = watch::channel(false);
     let (news, incoming) = mpsc::channel(64);
+    let (poke, pokes) = mpsc::unbounded_channel();
     let (stop, (metrics, _)) = (CancellationToken::new(), Metrics::new());
     // Events are not what is tested here: nobody tells them.
     let (teller, _telling) = Teller::new(client.clone(), "a", metrics.clone(), stop.clone());
@@ -49,13 +51,13 @@ fn stage() -> Stage {
         own_namespace: "firebreak-system".into(),
         held: Held::told(is_held),
         teller,
-        pokes: None,
+        pokes: Some(poke),
         ready: watch::channel(false).0,
         metrics,
         state: State::default(),
     };
     tokio::spawn(control.run(incoming, stop.clone()));
-    Stage { news, held, requests, stop }
+    Stage { news, held, requests, pokes, stop }
 }
 
 impl Stage {
@@ -95,6 +97,16 @@ impl Stage {
         }
     }
 
+    /// The pods that are touched as long as anybody would wait, and with what, in order.
+    async fn touched(&mut self) -> Vec<(String, String)> {
+        sleep(Duration::from_secs(20)).await;
+        let mut touched = Vec::new();
+        while let Ok((pod, value)) = self.pokes.try_recv() {
+            touched.push((pod.name, value));
+        }
+        touched
+    }
+
     /// The watch shows the `ConfigMap` of `shop` as it was written.
     async fn show_config(&self, written: &Value) {
         self.news.send(News::ConfigMap(Update::Apply(held(written)))).await.unwrap();
@@ -111,6 +123,13 @@ fn held(written: &Value) -> configmap::Held {
     let mut map: ConfigMap = serde_json::from_value(written.clone()).unwrap();
     map.metadata.namespace = Some("shop".into());
     map.into()
+}
+
+/// A pod with the proxy in `shop`, created so many seconds after the epoch and last touched with `config`.
+fn pod(name: &str, created: i64, config: Option<&str>) -> Event {
+    let (key, created) = (Key::new("shop", name), Timestamp::from_second(created).unwrap());
+    let config = config.map(ToOwned::to_owned);
+    Event::Pod(Update::Apply(Pod { key, injected: true, running: true, created, config, ..Pod::default() }))
 }
 
 fn on_a() -> Value {
@@ -169,6 +188,41 @@ async fn a_new_holder_finds_everything_in_order_and_writes_nothing() {
     world.push(with_status(&status));
     second.begin(world, vec![held(&config)]).await;
     second.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_the_last_holder_left_behind_are_touched_and_no_others() {
+    let mut first = stage();
+    first.held.send_replace(true);
+    let mut world = shop();
+    world.push(pod("any", 1, Some("whatever")));
+    first.begin(world, vec![]).await;
+    let (mut config, status) = (first.next(CONFIG).await, first.next(POLICY).await);
+    let revision = held(&config).revision;
+    let again = format!("{revision}/2");
+    assert_eq!(first.touched().await, [("any".into(), revision.clone()), ("any".into(), again.clone())]);
+
+    config["metadata"]["managedFields"] = json!([
+        {"manager": "firebreak-operator", "operation": "Apply", "time": "1970-01-01T00:01:40Z"},
+        {"manager": "somebody", "operation": "Update", "time": "1970-01-02T00:00:00Z"},
+    ]);
+    let mut second = stage();
+    second.held.send_replace(true);
+    let mut world = shop();
+    world.extend([
+        with_status(&status),
+        pod("behind", 1, Some("older/2")),
+        pod("halfway", 1, Some(&revision)),
+        pod("older", 99, None),
+        pod("touched", 1, Some(&again)),
+        pod("younger", 101, None),
+    ]);
+    second.begin(world, vec![held(&config)]).await;
+    let expected =
+        [("behind", &revision), ("older", &revision), ("behind", &again), ("halfway", &again), ("older", &again)];
+    assert_eq!(second.touched().await, expected.map(|(pod, value)| (pod.into(), value.clone())));
+    second.show_config(&config).await;
+    assert_eq!(second.touched().await, [], "each once");
 }
 
 #[tokio::test(start_paused = true)]

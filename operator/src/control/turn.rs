@@ -68,7 +68,7 @@ impl Control {
         };
         if held.is_some_and(|held| held.ours && held.revision == revision) {
             self.metrics.skipped.get_or_create(&metrics::of("ConfigMap")).inc();
-            self.unchanged(namespace, &config);
+            self.unchanged(namespace, &config, &revision);
             return false;
         }
         if document.len() > configmap::LIMIT {
@@ -89,8 +89,9 @@ impl Control {
         self.write(item, None, None, async move { configmap::delete(client, &name).await });
     }
 
-    fn unchanged(&mut self, namespace: &str, config: &Config) {
+    fn unchanged(&mut self, namespace: &str, config: &Config, revision: &str) {
         if self.state.published.wrote(namespace, config) {
+            self.state.rounds.found(namespace, revision, Instant::now());
             self.affect(Affected { configs: Touched::default(), ..Affected::everything() });
         }
     }
@@ -180,10 +181,13 @@ impl Control {
 
     fn poke(&mut self, now: Instant) {
         let Some(pokes) = &self.pokes else { return self.state.rounds.clear() };
-        for (namespace, value) in self.state.rounds.take(now) {
-            for pod in self.state.world.pods.proxies(&namespace) {
+        let state = &mut self.state;
+        for touch in state.rounds.take(now) {
+            let written = state.config_maps.get(&configmap::key(&touch.namespace)).and_then(|held| held.written);
+            let pods = state.world.pods.proxies(&touch.namespace);
+            for pod in pods.filter(|pod| touch.wants(pod, written)) {
                 // The poker ends with the process only.
-                let _ = pokes.send((pod.key.clone(), value.clone()));
+                let _ = pokes.send((pod.key.clone(), touch.value.clone()));
             }
         }
     }

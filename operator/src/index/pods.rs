@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use firebreak_crds::marks;
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Affected, Filed, Key, Store, Update};
@@ -18,6 +19,10 @@ pub struct Pod {
     pub wanted: bool,
     /// Its containers may still run: it is neither finished nor being deleted.
     pub running: bool,
+    /// When it was created.
+    pub created: Timestamp,
+    /// What it was last touched with after a change of its config.
+    pub config: Option<String>,
 }
 
 /// The controller of a pod, for Events that outlive the pod.
@@ -82,13 +87,15 @@ impl Pods {
 impl Pod {
     /// The pod with that metadata, in `phase`.
     pub fn new(meta: &ObjectMeta, phase: &str) -> Self {
-        let annotation = |name: &str| meta.annotations.as_ref().is_some_and(|them| them.contains_key(name));
+        let annotation = |name: &str| meta.annotations.as_ref().and_then(|them| them.get(name));
         let label = meta.labels.as_ref().and_then(|them| them.get(marks::INJECT));
         Self {
             key: Key::of(meta),
-            injected: annotation(marks::INJECTED),
+            injected: annotation(marks::INJECTED).is_some(),
             wanted: label.is_some_and(|value| value == marks::ENABLED),
             running: !matches!(phase, "Succeeded" | "Failed") && meta.deletion_timestamp.is_none(),
+            created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            config: annotation(marks::CONFIG).cloned(),
         }
     }
 

@@ -4,6 +4,7 @@ use firebreak_crds::{
     marks::{CONFIG_KEY, CONFIG_MAP},
     wire::revision,
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
@@ -32,6 +33,8 @@ pub(crate) struct Held {
     pub(crate) transparent: bool,
     /// Whether it is marked as ours: nobody else's is deleted.
     pub(crate) ours: bool,
+    /// When we last changed it, if the API server says so.
+    pub(crate) written: Option<Timestamp>,
 }
 
 impl From<ConfigMap> for Held {
@@ -43,11 +46,14 @@ impl From<ConfigMap> for Held {
         }
         let config = map.data.as_ref().and_then(|data| data.get(CONFIG_KEY)).map_or("", String::as_str);
         let labels = map.metadata.labels.as_ref();
+        let managers = map.metadata.managed_fields.iter().flatten();
+        let ours = managers.filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
         Self {
             key: Key::of(&map.metadata),
             revision: revision(config.as_bytes()),
             transparent: serde_json::from_str::<Head>(config).unwrap_or_default().transparent,
             ours: labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER),
+            written: ours.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max(),
         }
     }
 }
