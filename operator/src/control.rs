@@ -13,13 +13,13 @@
 
 mod turn;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use firebreak_crds::wire::Config;
 use jiff::Timestamp;
 use kube::Client;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -79,7 +79,10 @@ pub(crate) struct Control {
     pub(crate) held: Held,
     pub(crate) teller: Teller,
     pub(crate) pokes: Option<mpsc::UnboundedSender<(Key, String)>>,
-    pub(crate) ready: watch::Sender<bool>,
+    /// Is told once that the world is known, and where the injector's Service is.
+    pub(crate) known: Option<oneshot::Sender<Option<SocketAddr>>>,
+    /// The injector's Service.
+    pub(crate) injector: Key,
     pub(crate) metrics: Metrics,
     pub(crate) state: State,
 }
@@ -233,9 +236,17 @@ impl Control {
     fn listed(&mut self, kind: &'static str) {
         if self.state.listed.insert(kind) && self.state.listed.len() == KINDS {
             info!("the world is known");
-            self.ready.send_replace(true);
+            if let Some(known) = self.known.take() {
+                // Without anybody who waits for it, it is not needed.
+                let _ = known.send(self.injector_address());
+            }
             self.affect(Affected::everything());
         }
+    }
+
+    fn injector_address(&self) -> Option<SocketAddr> {
+        let service = self.state.world.services.get(&self.injector)?;
+        Some(SocketAddr::new(*service.addresses.first()?, service.ports.first()?.port))
     }
 
     /// Queues what is affected, if it is ours to write.

@@ -30,6 +30,8 @@ mod publish;
 #[cfg(feature = "cluster")]
 mod queue;
 #[cfg(feature = "cluster")]
+mod reach;
+#[cfg(feature = "cluster")]
 pub mod run;
 #[cfg(test)]
 mod scenario;

@@ -6,7 +6,7 @@ use firebreak_runtime::{admin, shutdown};
 use kube::Client;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -16,9 +16,11 @@ use crate::{
     certs,
     control::{Control, State},
     events::Teller,
+    index::Key,
     lease,
     metrics::Metrics,
     poke::Poker,
+    reach,
     watch::Watches,
 };
 
@@ -57,6 +59,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let tasks = TaskTracker::new();
     let (ready, is_ready) = watch::channel(false);
     tasks.spawn(admin::serve(listener, registry, is_ready, stop.clone()));
+    let (known, is_known) = oneshot::channel();
+    tasks.spawn(reach::ready_once_reached(is_known, ready, stop.clone()));
 
     let (keeper, held) = lease::Keeper::new(client.clone(), &args.namespace, LEASE, &args.identity, metrics.clone());
     tasks.spawn(keeper.run(stop.clone()));
@@ -81,8 +85,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     };
     watches.start(&tasks);
     drop(watches);
+    let (known, injector) = (Some(known), Key::new(args.namespace.as_str(), args.certs.service.as_str()));
     let state = State::default();
-    let control = Control { client, own_namespace, held, teller, pokes, ready, metrics, state };
+    let control = Control { client, own_namespace, held, teller, pokes, known, injector, metrics, state };
     info!(identity = args.identity, namespace = args.namespace, version = env!("CARGO_PKG_VERSION"), "operator begins");
     control.run(incoming, stop.clone()).await;
     // The watches end with their channel; the lease is given back; whatever is left hears the token.

@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tower::service_fn;
 
 use super::*;
@@ -24,6 +24,7 @@ struct Stage {
     held: watch::Sender<bool>,
     requests: mpsc::UnboundedReceiver<(String, Value)>,
     pokes: mpsc::UnboundedReceiver<(Key, String)>,
+    known: oneshot::Receiver<Option<SocketAddr>>,
     stop: CancellationToken,
 }
 
@@ -43,6 +44,7 @@ fn stage() -> Stage {
     let (held, is_held) = watch::channel(false);
     let (news, incoming) = mpsc::channel(64);
     let (poke, pokes) = mpsc::unbounded_channel();
+    let (known, is_known) = oneshot::channel();
     let (stop, (metrics, _)) = (CancellationToken::new(), Metrics::new());
     // Events are not what is tested here: nobody tells them.
     let (teller, _telling) = Teller::new(client.clone(), "a", metrics.clone(), stop.clone());
@@ -52,12 +54,13 @@ fn stage() -> Stage {
         held: Held::told(is_held),
         teller,
         pokes: Some(poke),
-        ready: watch::channel(false).0,
+        known: Some(known),
+        injector: Key::new("firebreak-system", "firebreak-injector"),
         metrics,
         state: State::default(),
     };
     tokio::spawn(control.run(incoming, stop.clone()));
-    Stage { news, held, requests, pokes, stop }
+    Stage { news, held, requests, pokes, known: is_known, stop }
 }
 
 impl Stage {
@@ -174,6 +177,18 @@ async fn a_follower_writes_nothing_and_writes_what_differs_once_it_leads() {
     stage.show_config(&config).await;
     stage.tell(with_status(&status)).await;
     stage.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_world_is_told_where_the_injector_is_when_all_of_it_is_known() {
+    let mut stage = stage();
+    stage.tell(service("firebreak-system/firebreak-injector", 7, &["https:443"])).await;
+    stage.tell(Event::Namespace(Update::Reset(vec![]))).await;
+    stage.quiet().await;
+    assert!(stage.known.try_recv().is_err(), "not all of it");
+    stage.begin(vec![service("firebreak-system/firebreak-injector", 7, &["https:443"])], vec![]).await;
+    let known = std::mem::replace(&mut stage.known, oneshot::channel().1);
+    assert_eq!(known.await.unwrap(), Some("10.96.0.7:443".parse().unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
