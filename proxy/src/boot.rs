@@ -25,6 +25,9 @@ use crate::{
     worker::{self, Command, Common, Connections, Phase},
 };
 
+/// How long the last lines of the log may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// How the proxy is to run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -78,7 +81,8 @@ pub struct Proxy {
     stop: mpsc::Sender<()>,
     grace: Duration,
     local: Mutex<HashMap<SocketAddr, (String, u16)>>,
-    threads: Vec<JoinHandle<()>>,
+    control: JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
 }
 
 /// Why the proxy could not be started.
@@ -122,7 +126,8 @@ impl Proxy {
         let (stop, stopped) = mpsc::channel(1);
         let state = Admin::new(&publisher, &registry, phase.clone(), settings.identity.addresses);
         let control = move || control(listeners, &state, records, stopped);
-        let mut threads = vec![thread::Builder::new().name("control".into()).spawn(control)?];
+        let control = thread::Builder::new().name("control".into()).spawn(control)?;
+        let mut workers = Vec::with_capacity(count);
         for (id, commands) in receivers.into_iter().enumerate() {
             let common = Arc::clone(&common);
             let run = move || {
@@ -130,10 +135,11 @@ impl Proxy {
                     tracing::error!(%error, "a worker could not be started");
                 }
             };
-            threads.push(thread::Builder::new().name(format!("worker-{id}")).spawn(run)?);
+            workers.push(thread::Builder::new().name(format!("worker-{id}")).spawn(run)?);
         }
         let local = Mutex::default();
-        let proxy = Self { publisher, registry, admin, common, phase, stop, grace: settings.grace, local, threads };
+        let grace = settings.grace;
+        let proxy = Self { publisher, registry, admin, common, phase, stop, grace, local, control, workers };
         for (address, kind) in settings.redirected {
             proxy.listen(address, kind).map_err(|error| StartError::Listen { address, error })?;
         }
@@ -167,9 +173,13 @@ impl Proxy {
 
     fn listen_locally(&self, wanted: HashMap<SocketAddr, (String, u16)>) -> Vec<Listener> {
         let mut local = self.local.lock();
+        let (closed, all_closed) = std::sync::mpsc::channel();
         for gone in local.extract_if(|address, _| !wanted.contains_key(address)) {
-            self.tell(|| Command::Unlisten(gone.0));
+            self.tell(|| Command::Unlisten(gone.0, closed.clone()));
         }
+        drop(closed);
+        // Nothing is sent: the channel ends when every worker has let go, and only then the address can be had again.
+        let _ = all_closed.recv();
         let mut listeners: Vec<_> = wanted
             .into_iter()
             .map(|(address, (service, port))| {
@@ -204,11 +214,14 @@ impl Proxy {
             );
         }
         self.tell(|| Command::Stop);
-        drop((self.stop, self.common));
-        for thread in self.threads {
+        drop(self.common);
+        // The control thread ends last: it writes what the workers have put into the log at their end.
+        for thread in self.workers {
             // A thread that panicked has said so already.
             let _ = thread.join();
         }
+        drop(self.stop);
+        let _ = self.control.join();
         Ok(())
     }
 
@@ -254,14 +267,16 @@ fn control(
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let run = async {
-        if let Some(records) = records {
-            tokio::spawn(access_log::write(records));
-        }
+        let log = records.map(|records| tokio::spawn(access_log::write(records)));
         for listener in listeners {
             tokio::spawn(admin::serve(listener, state.clone()));
         }
-        // Nothing is sent: the channel closes when the proxy is dropped.
+        // Nothing is sent: the channel closes when the proxy is dropped. The workers have gone by then, and with them
+        // the log's other end.
         stopped.recv().await;
+        if let Some(log) = log {
+            let _ = timeout(LAST_LINES, log).await;
+        }
     };
     match runtime {
         Ok(runtime) => runtime.block_on(run),

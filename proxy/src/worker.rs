@@ -54,8 +54,8 @@ pub enum Phase {
 pub enum Command {
     /// Accept connections here.
     Listen(std::net::TcpListener, Kind),
-    /// Stop accepting connections at this address.
-    Unlisten(SocketAddr),
+    /// Stop accepting connections at this address, then say so.
+    Unlisten(SocketAddr, std::sync::mpsc::Sender<()>),
     /// Another worker needs a socket for this callee.
     GiveUpIdle(u32),
     /// Close everything and end.
@@ -174,10 +174,13 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             command = commands.recv() => match command {
                 None | Some(Command::Stop) => return,
                 Some(Command::GiveUpIdle(callee)) => drop(worker.pool.close_idle(callee)),
-                Some(Command::Unlisten(address)) => {
+                Some(Command::Unlisten(address, closed)) => {
                     if let Some(task) = listeners.remove(&address) {
                         task.abort();
+                        // The listener is closed when the task has ended, which it does by being aborted.
+                        let _ = task.await;
                     }
+                    drop(closed);
                 }
                 Some(Command::Listen(listener, kind)) => match start(&worker, listener, kind) {
                     Ok((address, task)) => drop(listeners.insert(address, task)),

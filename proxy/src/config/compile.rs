@@ -96,9 +96,23 @@ impl Carried {
                 }
             }
         }
-        // A callee that is no longer named loses its state; its connections end with the requests that hold them.
+        self.let_go(&mut kept);
         self.callees = kept;
         snapshot
+    }
+
+    /// A callee that is no longer named keeps its state until its requests are over, so that it is counted once should it
+    /// come back; no limit holds for it.
+    fn let_go(&mut self, kept: &mut HashMap<Key, State>) {
+        for (key, state) in self.callees.drain() {
+            state.gate.set(bulkhead::Limits::NONE);
+            state.gate.wake();
+            if state.gate.in_use() {
+                kept.insert(key, state);
+            } else {
+                state.metrics.watch_gate(None);
+            }
+        }
     }
 
     fn callee(
@@ -137,7 +151,7 @@ impl Carried {
         self.next_id += 1;
         let gate = Gate::new(bulkhead::Limits::NONE);
         let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
-        metrics.watch_gate(Arc::clone(&gate));
+        metrics.watch_gate(Some(Arc::clone(&gate)));
         State { id, gate, budget: None, metrics }
     }
 

@@ -46,6 +46,12 @@ pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderV
 /// Makes the head of a response fit to be sent back.
 pub fn prepare_response(response: &mut response::Parts, upgrade: bool) {
     remove_hop_by_hop(&mut response.headers, upgrade);
+    let via = match response.version {
+        Version::HTTP_2 => "2 firebreak",
+        Version::HTTP_10 => "1.0 firebreak",
+        _ => "1.1 firebreak",
+    };
+    response.headers.append(header::VIA, HeaderValue::from_static(via));
     if response.version == Version::HTTP_10 {
         // As with requests: an old callee must not make the caller's connection an old one.
         response.version = Version::HTTP_11;

@@ -226,10 +226,15 @@ async fn within<T>(
 fn brought(outcome: &Result<Got, Reason>, is_grpc: bool) -> Brought {
     match outcome {
         Err(reason) => Brought::Nothing { reason: *reason, grpc: is_grpc },
-        Ok(Got::Answer(answer)) => Brought::Response {
-            status: answer.response.status(),
-            grpc: is_grpc.then(|| grpc::status(answer.response.headers())).flatten(),
-        },
+        Ok(Got::Answer(answer)) => {
+            let (status, headers) = (answer.response.status(), answer.response.headers());
+            let grpc = is_grpc.then(|| grpc::status(headers)).flatten();
+            match reply::failure_of(status, grpc, headers) {
+                // The callee's proxy answered, and its application has not seen the request: as if nothing had come.
+                Some(reason) if reason.is_unsent() => Brought::Nothing { reason, grpc: is_grpc },
+                _ => Brought::Response { status, grpc },
+            }
+        }
         Ok(Got::Injected(abort)) => {
             let (status, grpc) = reply::injected_status(*abort, is_grpc);
             Brought::Response { status, grpc }
@@ -239,13 +244,9 @@ fn brought(outcome: &Result<Got, Reason>, is_grpc: bool) -> Brought {
 
 fn attempt_outcome(outcome: &Result<Got, Reason>, is_grpc: bool) -> AttemptOutcome {
     match (outcome, brought(outcome, is_grpc)) {
-        (Err(reason), _) => AttemptOutcome::from(*reason),
         (Ok(Got::Injected(_)), _) => AttemptOutcome::Injected,
-        (_, Brought::Response { status, grpc })
-            if status.is_server_error() || grpc.is_some_and(grpc::is_server_error) =>
-        {
-            AttemptOutcome::Error
-        }
+        (_, Brought::Nothing { reason, .. }) => AttemptOutcome::from(reason),
+        (_, Brought::Response { status, grpc }) if reply::is_failure(status, grpc) => AttemptOutcome::Error,
         _ => AttemptOutcome::Answered,
     }
 }

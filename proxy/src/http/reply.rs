@@ -3,7 +3,7 @@
 use std::{pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     policy::{fault::Abort, timeout::Clocks},
     upstream::send::{Answer, Connection},
-    verdict::Reason,
+    verdict::{Reason, proxy_status::said_by_callee},
 };
 
 /// Longest body of an unused answer that is read so that its connection can be used again, and how long that may take.
@@ -44,13 +44,22 @@ pub fn relayed(
     prepare_response(&mut head, false);
     call.status = Some(head.status);
     let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
-    let failed = head.status.is_server_error() || grpc_status.is_some_and(grpc::is_server_error);
-    if failed {
-        call.member(Reason::CalleeError, Some(head.status)).append_to(&mut head.headers);
+    let reason = failure_of(head.status, grpc_status, &head.headers);
+    if let Some(reason) = reason {
+        call.member(reason, Some(head.status)).append_to(&mut head.headers);
     }
-    let reason = failed.then_some(Reason::CalleeError);
     let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle));
     Response::from_parts(head, ReplyBody::relayed(body, tail))
+}
+
+/// Whether an answer says that the callee failed.
+pub fn is_failure(status: StatusCode, grpc: Option<u8>) -> bool {
+    status.is_server_error() || grpc.is_some_and(grpc::is_server_error)
+}
+
+/// Why the callee failed, if its answer says that it did: what its own proxy says, if it has one, or an error of its own.
+pub fn failure_of(status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> Option<Reason> {
+    is_failure(status, grpc).then(|| said_by_callee(headers).unwrap_or(Reason::CalleeError))
 }
 
 /// The proxy's own answer to a request that failed.
@@ -116,6 +125,11 @@ pub fn discard(call: &Call, response: Response<Incoming>, connection: Connection
     });
 }
 
+/// What a person reads in the body of the proxy's own response.
+pub fn text(reason: Reason) -> String {
+    format!("firebreak: {}: {}\n", reason.name(), reason.details())
+}
+
 /// A response of the proxy: in gRPC's words for gRPC, in HTTP's otherwise, always with `Proxy-Status`.
 fn own(call: &Call, status: StatusCode, grpc_status: u8, reason: Reason) -> Response<ReplyBody> {
     let mut response = if call.grpc {
@@ -126,8 +140,7 @@ fn own(call: &Call, status: StatusCode, grpc_status: u8, reason: Reason) -> Resp
         headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
         response
     } else {
-        let text = format!("firebreak: {}: {}\n", reason.name(), reason.details());
-        let mut response = Response::new(ReplyBody::whole(Bytes::from(text)));
+        let mut response = Response::new(ReplyBody::whole(Bytes::from(text(reason))));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         response

@@ -2,12 +2,13 @@
 
 use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
 use super::pipeline;
@@ -17,14 +18,16 @@ use crate::{
         detect::Spoken,
     },
     snapshot::Callee,
-    telemetry::metrics::Direction,
-    verdict::Reason,
+    telemetry::{
+        access_log::{Record, millis},
+        metrics::Direction,
+    },
+    verdict::{Fate, Reason},
     worker::{LocalExecutor, Worker},
 };
 
-/// Largest head of a request, in bytes, and most headers in it.
+/// Largest head of a request, in bytes. More than 100 headers are refused too: that many are read without an allocation.
 const MAX_HEAD: usize = 64 * 1024;
-const MAX_HEADERS: usize = 128;
 
 /// HTTP/2: streams that a caller may have open at once on a connection.
 const MAX_STREAMS: u32 = 256;
@@ -85,6 +88,41 @@ impl Link {
         if self.multiplexed { None } else { self.moments.drained() }
     }
 
+    /// Enters in the books what was not a request that the pipeline could take: an opaque connection, or bytes that are not
+    /// HTTP. No `reason` means that it ended well.
+    pub fn enter(
+        &self,
+        callee: &Callee,
+        started: Instant,
+        status: Option<StatusCode>,
+        reason: Option<Reason>,
+        attempts: u32,
+    ) {
+        let shard = callee.metrics.shard(self.worker.id);
+        let fate = reason.map_or(Fate::Succeeded, Fate::from);
+        shard.request(fate, status, started.elapsed());
+        let Some(reason) = reason else { return };
+        shard.failure(reason, false);
+        self.worker.common.log.put(Record {
+            time: Timestamp::now(),
+            direction: self.direction.name(),
+            service: callee.metrics.service.clone(),
+            port: callee.metrics.port.clone(),
+            method: "-".into(),
+            path: "-".into(),
+            request_id: None,
+            traceparent: None,
+            status: status.map(|status| status.as_u16()),
+            fate: fate.name(),
+            reason: reason.name(),
+            fault_domain: reason.domain().name(),
+            attempts,
+            duration_ms: millis(started.elapsed()),
+            policy: callee.policy.as_ref().map(|policy| policy.name.clone()),
+            fault: None,
+        });
+    }
+
     /// Closes the connection under its one request. On HTTP/2 only the stream is to end, which is for its body to say.
     pub fn cut(&self) {
         if !self.multiplexed {
@@ -103,7 +141,9 @@ pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
         let link = Rc::clone(&served);
         async move { Ok::<_, Infallible>(pipeline::handle(request, link).await) }
     });
-    // How a connection ends is the caller's business; what became of its requests is in the books by then.
+    // How a connection ends is the caller's business; what became of its requests is in the books by then, but for bytes
+    // that made none.
+    let _entered = Malformed(Rc::clone(&link));
     if spoken == Spoken::Http2 {
         let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
@@ -127,14 +167,21 @@ pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
     }
 }
 
+/// Enters, when the connection ends, that it ended by bytes that are not HTTP.
+struct Malformed(Rc<Link>);
+
+impl Drop for Malformed {
+    fn drop(&mut self) {
+        if let Some(reason) = self.0.moments.malformed() {
+            let started = self.0.moments.take().unwrap_or_else(Instant::now);
+            self.0.enter(&self.0.callee(), started, Some(reason.status()), Some(reason), 0);
+        }
+    }
+}
+
 fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .max_header_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .header_read_timeout(None);
+    builder.preserve_header_case(true).auto_date_header(false).max_header_size(MAX_HEAD).header_read_timeout(None);
     builder
 }
 

@@ -30,7 +30,7 @@ use crate::{
         pool::Key,
         send::{handshake_h1, handshake_h2},
     },
-    verdict::{Fate, Reason},
+    verdict::Reason,
     worker::Worker,
 };
 
@@ -54,22 +54,20 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
     let Some(destination) = destination(&stream, kind) else { return reset(&stream) };
     let direction = if kind == Kind::Inbound { Direction::Inbound } else { Direction::Outbound };
     let callee = worker.callee(direction, &destination);
-    let is_ours = stream.local_addr().is_ok_and(|local| local == destination);
-    if is_ours && kind != Kind::Local {
-        // Nobody was redirected here: forwarding would come back for ever.
-        let shard = callee.metrics.shard(worker.id);
-        shard.request(Fate::Rejected, None, Duration::ZERO);
-        shard.failure(Reason::LoopDetected, false);
-        return reset(&stream);
-    }
-    let _ = stream.set_nodelay(true);
     let forwarded_for =
         (kind == Kind::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
     let link = Link::new(worker, direction, destination, forwarded_for.flatten());
+    let is_ours = stream.local_addr().is_ok_and(|local| local == destination);
+    if is_ours && kind != Kind::Local {
+        // Nobody was redirected here: forwarding would come back for ever.
+        link.enter(&callee, Instant::now(), None, Some(Reason::LoopDetected), 0);
+        return reset(&stream);
+    }
+    let _ = stream.set_nodelay(true);
     let protocol = if worker.transparent() { Protocol::Tcp } else { callee.protocol };
     match protocol {
         Protocol::Tcp => opaque::forward(&link, &callee, stream, Bytes::new(), None).await,
-        Protocol::Http => declared_http(link, stream).await,
+        Protocol::Http => declared_http(link, &callee, stream).await,
         Protocol::Detect => first_speaker(link, &callee, stream).await,
     }
 }
@@ -82,11 +80,15 @@ fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
     destination.inspect_err(|error| tracing::warn!(%error, "a connection's destination is unknown")).ok()
 }
 
-async fn declared_http(link: Link, mut stream: TcpStream) {
+async fn declared_http(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) {
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
-    if let Heard::Clear(spoken) = listen(&link, &mut stream, &mut bytes, true).await {
-        let stream = ClientStream::new(stream, bytes.freeze(), link.moments.clone());
-        serve::connection(link, stream, spoken).await;
+    match listen(&link, &mut stream, &mut bytes, true).await {
+        Heard::Clear(Spoken::Opaque) => opaque::forward(&link, callee, stream, bytes.freeze(), None).await,
+        Heard::Clear(spoken) => {
+            let stream = ClientStream::new(stream, bytes.freeze(), &link);
+            serve::connection(link, stream, spoken).await;
+        }
+        Heard::Ended | Heard::Stopping => {}
     }
 }
 
@@ -115,7 +117,7 @@ async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) 
                 // The dialling was the first try of the request that is coming, which so learns what became of it.
                 Err(reason) => link.first_try.set(Some(reason)),
             }
-            let stream = ClientStream::new(stream, bytes.freeze(), link.moments.clone());
+            let stream = ClientStream::new(stream, bytes.freeze(), &link);
             serve::connection(link, stream, spoken).await;
         }
         (Heard::Clear(Spoken::Opaque) | Heard::Ended, Ok(dialled)) => {
@@ -167,8 +169,8 @@ async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
     if spoken == Spoken::Http1 {
         // The request that comes takes its own lease.
         drop(permit);
-        if let Ok(sender) = handshake_h1(stream, opened).await {
-            pool.put(pool.exclusive(key, sender), &callee.gate);
+        if let Ok((sender, opened)) = handshake_h1(stream, opened).await {
+            pool.add(pool.exclusive(key, sender, opened), &callee.gate);
         }
     } else if let Some(shared) = callee.gate.try_acquire(Need::Shared) {
         drop(permit);

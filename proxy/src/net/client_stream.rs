@@ -6,9 +6,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,6 +17,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::Instant,
+};
+
+use crate::{
+    http::{reply, serve::Link},
+    verdict::{REASONS, Reason, proxy_status::Member},
+    worker::Common,
 };
 
 /// When the first byte of the request that is being read arrived, which the pipeline takes; and when a caller that had let
@@ -34,6 +40,8 @@ pub struct Moments {
 struct Marks {
     first_byte: AtomicU64,
     drained: AtomicU64,
+    /// A reason and one more.
+    malformed: AtomicUsize,
 }
 
 /// A caller's connection.
@@ -42,8 +50,18 @@ pub struct ClientStream {
     stream: TcpStream,
     prefix: Bytes,
     moments: Moments,
+    common: Arc<Common>,
     /// The last write found no room.
     blocked: bool,
+    /// What is being written in the place of the HTTP library's own answer.
+    refusal: Option<Refusal>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    text: Bytes,
+    /// Bytes of the answer that it stands for.
+    instead_of: usize,
 }
 
 impl Moments {
@@ -74,6 +92,11 @@ impl Moments {
         self.instant(self.marks.drained.load(Relaxed))
     }
 
+    /// Why the connection could not go on, if the caller's bytes were not HTTP.
+    pub fn malformed(&self) -> Option<Reason> {
+        REASONS.get(self.marks.malformed.load(Relaxed).checked_sub(1)?).copied()
+    }
+
     fn mark(&self) -> u64 {
         u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1
     }
@@ -85,11 +108,12 @@ impl Moments {
 
 impl ClientStream {
     /// A connection of which `prefix` has been read already.
-    pub fn new(stream: TcpStream, prefix: Bytes, moments: Moments) -> Self {
+    pub fn new(stream: TcpStream, prefix: Bytes, link: &Link) -> Self {
+        let (moments, common) = (link.moments.clone(), Arc::clone(&link.worker.common));
         if !prefix.is_empty() {
             moments.note();
         }
-        Self { stream, prefix, moments, blocked: false }
+        Self { stream, prefix, moments, common, blocked: false, refusal: None }
     }
 
     /// The clock is read only after a write that found no room: rarely, unless the caller is slow.
@@ -99,6 +123,54 @@ impl ClientStream {
         }
         poll
     }
+
+    /// Writes, and answers in our own words where the HTTP library answers by itself.
+    fn poll_write_explained(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.refusal.is_none() {
+            match bare(buf) {
+                None => return Pin::new(&mut self.stream).poll_write(cx, buf),
+                // The answer before it first.
+                Some((from @ 1.., _)) => return Pin::new(&mut self.stream).poll_write(cx, &buf[..from]),
+                Some((0, reason)) => {
+                    self.moments.marks.malformed.store(reason as usize + 1, Relaxed);
+                    self.refusal =
+                        Some(Refusal { text: refusal(&self.common.name, reason).into(), instead_of: buf.len() });
+                }
+            }
+        }
+        while let Some(refusal) = self.refusal.as_mut().filter(|refusal| !refusal.text.is_empty()) {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &refusal.text))?;
+            refusal.text.advance(written);
+        }
+        Poll::Ready(Ok(self.refusal.take().map_or(0, |refusal| refusal.instead_of)))
+    }
+}
+
+/// How the HTTP library's answers to a head that it cannot read end, after their status line. Ours always say more.
+const BARE: &[u8] = b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Where such an answer begins, if one ends `buf`, and why it was given.
+fn bare(buf: &[u8]) -> Option<(usize, Reason)> {
+    let before = buf.strip_suffix(BARE)?;
+    let from = before.windows(2).rposition(|end| end == b"\r\n").map_or(0, |end| end + 2);
+    let reason = match before[from..].strip_prefix(b"HTTP/1.1 ")?.get(..3)? {
+        b"400" => Reason::RequestMalformed,
+        b"414" | b"431" => Reason::RequestHeadTooLarge,
+        _ => return None,
+    };
+    Some((from, reason))
+}
+
+fn refusal(name: &str, reason: Reason) -> String {
+    let member =
+        Member { name, reason, domain: reason.domain(), received_status: None, attempts: 0, policy: None, fault: None };
+    let body = reply::text(reason);
+    format!(
+        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nproxy-status: {}\r\n\r\n{body}",
+        reason.status(),
+        body.len(),
+        member.to_text()
+    )
 }
 
 impl AsyncRead for ClientStream {
@@ -121,7 +193,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let poll = Pin::new(&mut this.stream).poll_write(cx, buf);
+        let poll = this.poll_write_explained(cx, buf);
         this.noted(poll)
     }
 
@@ -131,7 +203,14 @@ impl AsyncWrite for ClientStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let poll = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let poll = match bufs.iter().rposition(|buf| !buf.is_empty()) {
+            // A head alone, or the library's own answer: both come last.
+            Some(last) if bare(&bufs[last]).is_some() => match bufs[..last].iter().find(|buf| !buf.is_empty()) {
+                Some(first) => Pin::new(&mut this.stream).poll_write(cx, first),
+                None => this.poll_write_explained(cx, &bufs[last]),
+            },
+            _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bufs),
+        };
         this.noted(poll)
     }
 

@@ -3,6 +3,9 @@
 /// HTTP/2's preface (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// First byte of a TLS connection (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Methods that begin an HTTP/1 request where nobody said that HTTP is spoken: those of RFC 9110, PATCH, QUERY, and
 /// WebDAV's. A line of another protocol must not be taken for HTTP.
 const METHODS: [&[u8]; 18] = [
@@ -45,7 +48,9 @@ pub fn spoken(bytes: &[u8], declared: bool) -> Option<Spoken> {
         return (bytes.len() >= PREFACE.len()).then_some(Spoken::Http2);
     }
     if declared {
-        return (!bytes.is_empty()).then_some(Spoken::Http1);
+        // No HTTP begins like a TLS record: who named the port is mistaken, and the connection goes through as it is.
+        let spoken = if bytes.first() == Some(&TLS_HANDSHAKE) { Spoken::Opaque } else { Spoken::Http1 };
+        return (!bytes.is_empty()).then_some(spoken);
     }
     http1(bytes)
 }
@@ -95,6 +100,7 @@ mod tests {
         }
         assert_eq!(spoken(b"FROB /", true), Some(Spoken::Http1), "what is declared is believed");
         assert_eq!(spoken(PREFACE, true), Some(Spoken::Http2));
+        assert_eq!(spoken(b"\x16\x03\x01", true), Some(Spoken::Opaque), "but TLS is TLS");
     }
 
     proptest! {

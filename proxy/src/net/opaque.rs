@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 
 use super::relay::{End, relay};
@@ -11,7 +10,6 @@ use crate::{
     http::serve::Link,
     policy::bulkhead::{Need, Opened, Permit},
     snapshot::Callee,
-    telemetry::access_log::{Record, millis},
     upstream::connect::connect,
     verdict::{AttemptOutcome, Fate, Reason},
 };
@@ -86,32 +84,12 @@ pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefi
 
 /// Enters an opaque exchange in the books.
 pub fn record(link: &Link, callee: &Callee, started: Instant, reason: Option<Reason>) {
-    let shard = callee.metrics.shard(link.worker.id);
-    let fate = reason.map_or(Fate::Succeeded, Fate::from);
-    shard.request(fate, None, started.elapsed());
-    let Some(reason) = reason else { return shard.attempt(AttemptOutcome::Answered) };
-    if fate != Fate::RefusedByBulkhead {
-        shard.attempt(AttemptOutcome::from(reason));
+    let refused = reason.is_some_and(|reason| Fate::from(reason) == Fate::RefusedByBulkhead);
+    if !refused {
+        let outcome = reason.map_or(AttemptOutcome::Answered, AttemptOutcome::from);
+        callee.metrics.shard(link.worker.id).attempt(outcome);
     }
-    shard.failure(reason, false);
-    link.worker.common.log.put(Record {
-        time: Timestamp::now(),
-        direction: link.direction.name(),
-        service: callee.metrics.service.clone(),
-        port: callee.metrics.port.clone(),
-        method: "-".into(),
-        path: "-".into(),
-        request_id: None,
-        traceparent: None,
-        status: None,
-        fate: fate.name(),
-        reason: reason.name(),
-        fault_domain: reason.domain().name(),
-        attempts: u32::from(fate != Fate::RefusedByBulkhead),
-        duration_ms: millis(started.elapsed()),
-        policy: callee.policy.as_ref().map(|policy| policy.name.clone()),
-        fault: None,
-    });
+    link.enter(callee, started, None, reason, u32::from(!refused));
 }
 
 /// Makes the coming close a reset, so that the other side does not take it for an orderly end.

@@ -110,7 +110,7 @@ struct Queued<'a> {
 }
 
 /// What is in use, for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Requests in flight.
     pub requests: u32,
@@ -203,6 +203,11 @@ impl Gate {
         let admitted = if self.waiting.load(SeqCst) == 0 { return } else { self.admit_waiting(&mut self.queue.lock()) };
         // A permit whose waiter is gone comes back here, outside the lock, since dropping it wakes again.
         drop(admitted);
+    }
+
+    /// Whether anything is under way, waiting or open.
+    pub fn in_use(&self) -> bool {
+        self.usage() != Usage::default()
     }
 
     /// What is in use now.

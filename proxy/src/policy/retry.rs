@@ -88,9 +88,7 @@ impl Retries {
     fn wants_after(&self, reason: Reason, grpc: bool, repeatable: bool) -> bool {
         let (condition, unsent) = match reason {
             // Nothing was processed, so a second sending is a first, whatever the method.
-            Reason::ConnectTimeout | Reason::ConnectionRefused | Reason::ConnectFailed => {
-                (Some(Condition::ConnectFailure), true)
-            }
+            unsent if unsent.is_unsent() => (Some(Condition::ConnectFailure), true),
             Reason::StreamRefused => (Some(Condition::RefusedStream), true),
             Reason::ConnectionReset | Reason::FaultReset => (Some(Condition::ResetBeforeResponse), false),
             Reason::AttemptTimeout | Reason::ProtocolError => (None, false),

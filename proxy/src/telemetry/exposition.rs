@@ -149,7 +149,7 @@ fn bulkheads(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]
     let help = "The most that a callee may take of this proxy, by resource";
     let mut metric = encoder.encode_descriptor("bulkhead_limit", help, None, MetricType::Gauge)?;
     for callee in callees {
-        let Some(limits) = callee.gate().map(crate::policy::bulkhead::Gate::limits) else { continue };
+        let Some(limits) = callee.gate().map(|gate| gate.limits()) else { continue };
         let bounded = [
             ("requests", limits.max_requests),
             ("connections", limits.max_connections),

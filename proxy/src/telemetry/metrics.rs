@@ -6,12 +6,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -48,7 +49,7 @@ pub struct CalleeMetrics {
     /// The Service's port, or `any`.
     pub port: Box<str>,
     shards: Box<[Shard]>,
-    gate: OnceLock<Arc<Gate>>,
+    gate: ArcSwapOption<Gate>,
 }
 
 /// One worker's counts, on cache lines of their own.
@@ -157,15 +158,14 @@ impl CalleeMetrics {
         &self.shards[worker.min(self.shards.len() - 1)]
     }
 
-    /// Shows this bulkhead's use beside the counts.
-    pub fn watch_gate(&self, gate: Arc<Gate>) {
-        // The first stays: a callee keeps its gate for as long as it keeps its name.
-        let _ = self.gate.set(gate);
+    /// Shows this bulkhead's use beside the counts, or none any more.
+    pub fn watch_gate(&self, gate: Option<Arc<Gate>>) {
+        self.gate.store(gate);
     }
 
     /// The bulkhead, where there is one.
-    pub fn gate(&self) -> Option<&Gate> {
-        self.gate.get().map(Arc::as_ref)
+    pub fn gate(&self) -> Option<Arc<Gate>> {
+        self.gate.load_full()
     }
 
     /// Requests with this fate and status class, of all workers.
@@ -241,7 +241,7 @@ impl Registry {
                 service: service.into(),
                 port: port.map_or_else(|| "any".into(), |port| port.to_string().into()),
                 shards: (0..self.workers).map(|_| Shard::default()).collect(),
-                gate: OnceLock::new(),
+                gate: ArcSwapOption::empty(),
             })
         });
         Arc::clone(metrics)

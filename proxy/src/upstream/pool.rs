@@ -19,7 +19,10 @@ use hyper::client::conn::{http1, http2};
 use tokio::{sync::Notify, time::Instant};
 
 use super::received::Received;
-use crate::{http::send_body::SendBody, policy::bulkhead::Gate};
+use crate::{
+    http::send_body::SendBody,
+    policy::bulkhead::{Gate, Opened},
+};
 
 /// How long an unused connection is kept. Node.js closes after 5 s, most others later.
 pub const IDLE: Duration = Duration::from_secs(4);
@@ -36,8 +39,19 @@ pub struct Key {
     pub address: SocketAddr,
 }
 
-/// Tells a worker's connections apart.
+/// Tells a worker's connections apart; later ones have greater numbers.
 pub type Id = u64;
+
+/// Connections that a try does not take if it can help it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Avoid {
+    /// Any will do.
+    Nothing,
+    /// The one of the last try.
+    One(Id),
+    /// All that were there when one of them turned out to be dead: the others may be just as dead, a new one is not.
+    UpTo(Id),
+}
 
 /// An HTTP/1 connection that carries one request at a time.
 #[derive(Debug)]
@@ -46,10 +60,12 @@ pub struct Exclusive {
     pub sender: http1::SendRequest<SendBody>,
     /// Tells connections apart: a retry takes another.
     pub id: Id,
-    /// Whether it has carried a request before.
-    pub reused: bool,
+    /// Whether it has carried a request to its end before.
+    pub carried: bool,
     key: Key,
     since: Instant,
+    /// The socket, which counts until both this and the connection's task have ended: an upgrade outlives the task.
+    _opened: Rc<Opened>,
 }
 
 /// An HTTP/2 connection. The stream it was taken for counts as long as this is held.
@@ -59,11 +75,18 @@ pub struct Shared {
     pub sender: http2::SendRequest<SendBody>,
     /// Tells connections apart: a retry takes another.
     pub id: Id,
-    /// Whether it was there before this request.
-    pub reused: bool,
     /// How often bytes have come from the callee.
     pub received: Received,
-    streams: Rc<Cell<usize>>,
+    usage: Rc<Use>,
+}
+
+/// How a shared connection is used.
+#[derive(Debug, Default)]
+struct Use {
+    /// Streams that are open on it.
+    streams: Cell<usize>,
+    /// Whether a request was answered on it.
+    carried: Cell<bool>,
 }
 
 /// A new HTTP/2 connection, before any stream of it is taken.
@@ -117,22 +140,37 @@ struct Slot {
 struct SharedSlot {
     connection: Multiplexed,
     id: Id,
-    streams: Rc<Cell<usize>>,
+    usage: Rc<Use>,
     last_used: Cell<Instant>,
 }
 
+impl Avoid {
+    fn covers(self, id: Id) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::One(other) => id == other,
+            Self::UpTo(last) => id <= last,
+        }
+    }
+}
+
 impl Pool {
-    /// Takes an idle HTTP/1 connection, another than `avoid`.
-    pub fn take(&self, key: Key, avoid: Option<Id>) -> Option<Exclusive> {
+    /// Takes an idle HTTP/1 connection.
+    pub fn take(&self, key: Key, avoid: Avoid) -> Option<Exclusive> {
         let mut slots = self.slots.borrow_mut();
         let idle = &mut slots.get_mut(&key)?.idle;
         idle.retain(|connection| !connection.sender.is_closed());
-        let place = idle.iter().rposition(|connection| Some(connection.id) != avoid)?;
-        Some(Exclusive { reused: true, ..idle.remove(place) })
+        let place = idle.iter().rposition(|connection| !avoid.covers(connection.id))?;
+        Some(idle.remove(place))
     }
 
     /// Gives back an HTTP/1 connection whose response was read to its end, and tells who waits for room for a socket.
     pub fn put(&self, connection: Exclusive, gate: &Gate) {
+        self.add(Exclusive { carried: true, ..connection }, gate);
+    }
+
+    /// Adds an HTTP/1 connection that has carried no request yet.
+    pub fn add(&self, connection: Exclusive, gate: &Gate) {
         if !connection.sender.is_closed() {
             let connection = Exclusive { since: Instant::now(), ..connection };
             self.slots.borrow_mut().entry(connection.key).or_default().idle.push(connection);
@@ -141,22 +179,27 @@ impl Pool {
     }
 
     /// A new HTTP/1 connection, not in the pool yet.
-    pub fn exclusive(&self, key: Key, sender: http1::SendRequest<SendBody>) -> Exclusive {
-        Exclusive { sender, id: self.new_id(), reused: false, key, since: Instant::now() }
+    pub fn exclusive(&self, key: Key, sender: http1::SendRequest<SendBody>, opened: Rc<Opened>) -> Exclusive {
+        Exclusive { sender, id: self.new_id(), carried: false, key, since: Instant::now(), _opened: opened }
+    }
+
+    /// All connections that are there now.
+    pub fn all_so_far(&self) -> Avoid {
+        Avoid::UpTo(self.next_id.get().saturating_sub(1))
     }
 
     fn new_id(&self) -> Id {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
-    /// Looks for an HTTP/2 connection with room for a stream, another than `avoid`: behind a Service's address each
-    /// connection leads to an endpoint of its own, so a retry on the same one would go to the same place.
-    pub fn shared(&self, key: Key, avoid: Option<Id>) -> Found {
+    /// Looks for an HTTP/2 connection with room for a stream. Behind a Service's address each connection leads to an endpoint
+    /// of its own, so a retry on the same one would go to the same place.
+    pub fn shared(&self, key: Key, avoid: Avoid) -> Found {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_default();
         slot.shared.retain(|shared| !shared.connection.sender.is_closed());
         let room = |shared: &&SharedSlot| {
-            Some(shared.id) != avoid && shared.streams.get() < shared.connection.max_streams.get().max(1)
+            !avoid.covers(shared.id) && shared.usage.streams.get() < shared.connection.max_streams.get().max(1)
         };
         if let Some(shared) = slot.shared.iter().find(room) {
             return Found::Connection(shared.stream());
@@ -183,7 +226,7 @@ impl Pool {
     }
 
     /// An HTTP/2 connection, however busy, for when no other may be opened; `avoid` only if there is no other.
-    pub fn any_shared(&self, key: Key, avoid: Option<Id>) -> Option<Shared> {
+    pub fn any_shared(&self, key: Key, avoid: Avoid) -> Option<Shared> {
         self.slots.borrow().get(&key)?.least_loaded(avoid).map(SharedSlot::stream)
     }
 
@@ -204,7 +247,7 @@ impl Pool {
         }
         let mut shared = slots.iter_mut().filter(|(key, _)| key.callee == callee).map(|(_, slot)| &mut slot.shared);
         shared.any(|shared| {
-            let unused = shared.iter().position(|shared| shared.streams.get() == 0);
+            let unused = shared.iter().position(|shared| shared.usage.streams.get() == 0);
             unused.is_some_and(|place| {
                 drop(shared.swap_remove(place));
                 true
@@ -217,7 +260,8 @@ impl Pool {
         self.slots.borrow_mut().retain(|_, slot| {
             slot.idle.retain(|idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE);
             slot.shared.retain(|shared| {
-                let unused = shared.streams.get() == 0 && now.saturating_duration_since(shared.last_used.get()) >= IDLE;
+                let unused =
+                    shared.usage.streams.get() == 0 && now.saturating_duration_since(shared.last_used.get()) >= IDLE;
                 !shared.connection.sender.is_closed() && !unused
             });
             !slot.idle.is_empty() || !slot.shared.is_empty() || slot.opening.is_some()
@@ -226,26 +270,25 @@ impl Pool {
 }
 
 impl Slot {
-    fn least_loaded(&self, avoid: Option<Id>) -> Option<&SharedSlot> {
+    fn least_loaded(&self, avoid: Avoid) -> Option<&SharedSlot> {
         let open = self.shared.iter().filter(|shared| !shared.connection.sender.is_closed());
-        open.min_by_key(|shared| (Some(shared.id) == avoid, shared.streams.get()))
+        open.min_by_key(|shared| (avoid.covers(shared.id), shared.usage.streams.get()))
     }
 }
 
 impl SharedSlot {
     fn new(connection: Multiplexed, id: Id) -> Self {
-        Self { connection, id, streams: Rc::default(), last_used: Cell::new(Instant::now()) }
+        Self { connection, id, usage: Rc::default(), last_used: Cell::new(Instant::now()) }
     }
 
     fn stream(&self) -> Shared {
-        self.streams.set(self.streams.get() + 1);
+        self.usage.streams.set(self.usage.streams.get() + 1);
         self.last_used.set(Instant::now());
         Shared {
             sender: self.connection.sender.clone(),
             id: self.id,
-            reused: true,
             received: self.connection.received.clone(),
-            streams: Rc::clone(&self.streams),
+            usage: Rc::clone(&self.usage),
         }
     }
 }
@@ -254,8 +297,7 @@ impl Opening {
     /// Adds the connection that was opened and takes a stream of it.
     pub fn fulfil(self, connection: Multiplexed) -> Shared {
         let slot = SharedSlot::new(connection, self.id);
-        let mut stream = slot.stream();
-        stream.reused = false;
+        let stream = slot.stream();
         self.slots.borrow_mut().entry(self.key).or_default().shared.push(slot);
         stream
     }
@@ -270,8 +312,20 @@ impl Drop for Opening {
     }
 }
 
+impl Shared {
+    /// Whether a request was answered on it before.
+    pub fn has_carried(&self) -> bool {
+        self.usage.carried.get()
+    }
+
+    /// A request was answered.
+    pub fn carried(&self) {
+        self.usage.carried.set(true);
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.streams.set(self.streams.get().saturating_sub(1));
+        self.usage.streams.set(self.usage.streams.get().saturating_sub(1));
     }
 }

@@ -1,8 +1,9 @@
 //! One exchange with a callee: take or open a connection, send the request, wait for the response's head.
 //!
 //! A connection that turns out to be dead is replaced for free, without counting a retry: with any method while nothing
-//! was written; after that only for an idempotent request whose body can be sent again, on a connection that had been used
-//! before, while no byte of a response has come (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
+//! was written, or where the callee's GOAWAY says that it did not look at the request; otherwise only for an idempotent
+//! request whose body can be sent again, on a connection that had carried one before, while no byte of a response has come
+//! (RFC 9110, 9.2.2; RFC 9112, 9.3.1; RFC 9113, 6.8).
 
 use std::{cell::Cell, error::Error as _, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc};
 
@@ -16,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::{
     connect::connect,
-    pool::{Exclusive, Found, Id, Key, Multiplexed, Shared},
+    pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Shared},
     received::{Counting, Received},
 };
 use crate::{
@@ -54,6 +55,16 @@ pub enum Connection {
     Exclusive(Exclusive),
     /// Its stream ends when this is dropped.
     Shared(Shared),
+}
+
+impl Connection {
+    /// Whether it has carried a request before.
+    fn has_carried(&self) -> bool {
+        match self {
+            Self::Exclusive(exclusive) => exclusive.carried,
+            Self::Shared(shared) => shared.has_carried(),
+        }
+    }
 }
 
 /// The connection that a try was sent on.
@@ -108,6 +119,8 @@ pub struct Target<'a> {
 enum Failed {
     /// Nothing was written: here it is again.
     Unsent(Box<Request<SendBody>>),
+    /// HTTP/2: the callee said that it would not look at it (RFC 9113, 6.8).
+    Unprocessed,
     /// Something may have been written, then the connection ended without a byte of a response.
     ConnectionLost,
     /// The callee, or the caller's body, ended it otherwise.
@@ -120,52 +133,54 @@ impl Target<'_> {
     /// # Errors
     /// Why there is no response.
     pub async fn exchange(&self, head: &Parts, source: &Source) -> Result<Answer, Reason> {
-        let mut may_reuse = true;
-        let avoid = self.used.take().map(|used| used.id);
+        let mut avoid = self.used.take().map_or(Avoid::Nothing, |used| Avoid::One(used.id));
         let mut request = Request::from_parts(head.clone(), source.body());
         loop {
-            let (connection, reused) = self.connection(head.version, may_reuse, avoid).await?;
+            let first = !matches!(avoid, Avoid::UpTo(_));
+            let (connection, pooled) = self.connection(head.version, avoid).await?;
             let used = Used::from((&connection, self.key()));
             self.used.set(Some(used.clone()));
-            match send(connection, request).await {
+            let carried = connection.has_carried();
+            let again = || Request::from_parts(head.clone(), source.body());
+            request = match send(connection, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failed::Unsent(unsent)) if reused => request = *unsent,
-                Err(Failed::ConnectionLost) if reused && head.method.is_idempotent() && source.replayable() => {
-                    request = Request::from_parts(head.clone(), source.body());
+                Err(Failed::Unsent(unsent)) if pooled && first => *unsent,
+                Err(Failed::Unprocessed) if first && source.replayable() => again(),
+                Err(Failed::ConnectionLost)
+                    if first && carried && head.method.is_idempotent() && source.replayable() =>
+                {
+                    again()
                 }
+                Err(Failed::Unprocessed) => return Err(Reason::StreamRefused),
                 Err(Failed::Unsent(_) | Failed::ConnectionLost) => return Err(Reason::ConnectionReset),
                 Err(Failed::Sent(reason)) => return Err(reason),
-            }
-            // The next connection of the pool may be just as dead; a new one is not. So a try replaces once.
-            may_reuse = false;
+            };
+            // A try replaces once, and by a connection that was not there yet.
+            avoid = self.worker.pool.all_so_far();
             self.worker.pool.retire(self.key(), used.id);
             self.callee.metrics.shard(self.worker.id).replaced.increment();
         }
     }
 
-    async fn connection(
-        &self,
-        version: Version,
-        may_reuse: bool,
-        avoid: Option<Id>,
-    ) -> Result<(Connection, bool), Reason> {
+    /// A connection, and whether it was there already.
+    async fn connection(&self, version: Version, avoid: Avoid) -> Result<(Connection, bool), Reason> {
         if version == Version::HTTP_2 {
             let shared = self.shared(avoid).await?;
             return Ok((Connection::Shared(shared.0), shared.1));
         }
         let pool = &self.worker.pool;
-        while let Some(mut idle) = may_reuse.then(|| pool.take(self.key(), avoid)).flatten() {
+        while let Some(mut idle) = pool.take(self.key(), avoid) {
             // It may have ended since: readiness says so without writing anything.
             if idle.sender.ready().await.is_ok() {
                 return Ok((Connection::Exclusive(idle), true));
             }
         }
         let (stream, opened) = connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
-        let sender = handshake_h1(stream, opened).await?;
-        Ok((Connection::Exclusive(pool.exclusive(self.key(), sender)), false))
+        let (sender, opened) = handshake_h1(stream, opened).await?;
+        Ok((Connection::Exclusive(pool.exclusive(self.key(), sender, opened)), false))
     }
 
-    async fn shared(&self, avoid: Option<Id>) -> Result<(Shared, bool), Reason> {
+    async fn shared(&self, avoid: Avoid) -> Result<(Shared, bool), Reason> {
         loop {
             match self.worker.pool.shared(self.key(), avoid) {
                 Found::Connection(shared) => return Ok((shared, true)),
@@ -190,7 +205,7 @@ impl Target<'_> {
         if let Some(permit) = self.callee.gate.try_acquire(Need::Shared) {
             return Ok(Some(permit));
         }
-        if self.worker.pool.any_shared(self.key(), None).is_some() {
+        if self.worker.pool.any_shared(self.key(), Avoid::Nothing).is_some() {
             return Ok(None);
         }
         self.worker.give_up_idle(self.callee.id);
@@ -210,7 +225,10 @@ async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answ
             Err(mut error) => Err(failed(error.take_message(), error.error())),
         },
         Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
-            Ok(response) => Ok(Answer { response, connection: Connection::Shared(shared) }),
+            Ok(response) => {
+                shared.carried();
+                Ok(Answer { response, connection: Connection::Shared(shared) })
+            }
             Err(mut error) => Err(failed(error.take_message(), error.error())),
         },
     }
@@ -220,8 +238,11 @@ fn failed(unsent: Option<Request<SendBody>>, error: &hyper::Error) -> Failed {
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     match (unsent, reason(error)) {
         (Some(request), _) => Failed::Unsent(Box::new(request)),
+        // Only streams above the last that the callee looks at get its GOAWAY as their error; those below it, when the
+        // connection then ends, get the end.
+        (None, _) if h2.is_some_and(|h2| h2.is_go_away() && h2.is_remote()) => Failed::Unprocessed,
         // A stream that the callee reset is an answer of its; the connection lives.
-        (None, Reason::ConnectionReset) if h2.is_none_or(|h2| h2.is_io() || h2.is_go_away()) => Failed::ConnectionLost,
+        (None, Reason::ConnectionReset) if h2.is_none_or(h2::Error::is_io) => Failed::ConnectionLost,
         (None, reason) => Failed::Sent(reason),
     }
 }
@@ -237,7 +258,9 @@ pub fn reason(error: &hyper::Error) -> Reason {
             _ => Reason::ConnectionReset,
         };
     }
-    if error.is_parse() {
+    if error.is_parse_too_large() {
+        Reason::ResponseHeadTooLarge
+    } else if error.is_parse() {
         Reason::ProtocolError
     } else if error.is_user() || error.is_body_write_aborted() {
         Reason::RequestIncomplete
@@ -246,20 +269,25 @@ pub fn reason(error: &hyper::Error) -> Reason {
     }
 }
 
-/// Makes an HTTP/1 connection of a stream; `opened` is released when it closes.
+/// Makes an HTTP/1 connection of a stream; `opened` counts until it closes.
 ///
 /// # Errors
 /// When the stream is already broken.
-pub async fn handshake_h1(stream: TcpStream, opened: Opened) -> Result<http1::SendRequest<SendBody>, Reason> {
+pub async fn handshake_h1(
+    stream: TcpStream,
+    opened: Opened,
+) -> Result<(http1::SendRequest<SendBody>, Rc<Opened>), Reason> {
+    let opened = Rc::new(opened);
+    let held = Rc::clone(&opened);
     let mut builder = http1::Builder::new();
     builder.preserve_header_case(true).max_header_size(MAX_HEAD as usize);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
     tokio::task::spawn_local(async move {
         // An error here also ends the request that is under way, and is named there.
         let _ = connection.with_upgrades().await;
-        drop(opened);
+        drop(held);
     });
-    Ok(sender)
+    Ok((sender, opened))
 }
 
 /// Makes an HTTP/2 connection of a stream; `opened` and `permit` are released when it closes.

@@ -105,10 +105,14 @@ impl From<Reason> for Fate {
             | Reason::StreamRefused
             | Reason::NoEndpoints => Self::Unreachable,
             Reason::CallerCancelled | Reason::RequestIncomplete => Self::Cancelled,
-            Reason::CalleeError | Reason::ProtocolError | Reason::UpgradeFailed | Reason::ResponseIncomplete => {
-                Self::Failed
+            Reason::CalleeError
+            | Reason::ProtocolError
+            | Reason::UpgradeFailed
+            | Reason::ResponseIncomplete
+            | Reason::ResponseHeadTooLarge => Self::Failed,
+            Reason::LoopDetected | Reason::RequestMalformed | Reason::RequestHeadTooLarge | Reason::Internal => {
+                Self::Rejected
             }
-            Reason::LoopDetected | Reason::Internal => Self::Rejected,
         }
     }
 }

@@ -32,6 +32,14 @@ pub struct Member<'a> {
     pub fault: Option<&'a str>,
 }
 
+/// What the callee's own proxy says of its answer: the last member, if it is one of ours. A proxy appends a member to every
+/// failure, so that of a callee further on cannot stand last.
+pub fn said_by_callee(headers: &HeaderMap) -> Option<Reason> {
+    let last = headers.get_all(PROXY_STATUS).iter().next_back()?.to_str().ok()?;
+    let (_, reason) = last.rsplit_once("; firebreak-reason=")?;
+    Reason::named(reason.split([';', ',']).next()?)
+}
+
 impl Member<'_> {
     /// Appends the member: the last of the list is the proxy nearest to the caller.
     pub fn append_to(&self, headers: &mut HeaderMap) {
@@ -41,7 +49,8 @@ impl Member<'_> {
         }
     }
 
-    fn to_text(self) -> String {
+    /// The member as text.
+    pub fn to_text(self) -> String {
         let mut text = String::with_capacity(192);
         // Writing to a String cannot fail.
         let _ = self.write(&mut text);
@@ -76,6 +85,7 @@ impl Member<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::REASONS;
 
     #[test]
     fn reads_like_the_rfc_and_says_what_we_know() {
@@ -96,6 +106,21 @@ mod tests {
              firebreak-attempts=0; firebreak-policy=\"shop/service2\"; details=\"the callee's bulkhead is full and as many \
              requests wait as may\""
         );
+    }
+
+    #[test]
+    fn what_the_callees_proxy_said_is_read_back() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(said_by_callee(&headers), None);
+        headers.append(PROXY_STATUS, HeaderValue::from_static("\"cdn\"; error=dns_error"));
+        assert_eq!(said_by_callee(&headers), None, "another proxy's words");
+        for reason in REASONS {
+            let domain = reason.domain();
+            let member =
+                Member { name: "x", reason, domain, received_status: None, attempts: 1, policy: None, fault: None };
+            member.append_to(&mut headers);
+            assert_eq!(said_by_callee(&headers), Some(reason));
+        }
     }
 
     #[test]

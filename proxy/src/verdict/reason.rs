@@ -45,6 +45,12 @@ pub enum Reason {
     LoopDetected,
     /// The request's body ended or failed before it was complete.
     RequestIncomplete,
+    /// What the caller sent is not HTTP.
+    RequestMalformed,
+    /// The head of the request is longer than the proxy takes.
+    RequestHeadTooLarge,
+    /// The head of the response is longer than the proxy takes.
+    ResponseHeadTooLarge,
     /// A defect of the proxy.
     Internal,
 }
@@ -69,7 +75,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 21] = [
+pub const REASONS: [Reason; 24] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -90,6 +96,9 @@ pub const REASONS: [Reason; 21] = [
     Reason::CallerCancelled,
     Reason::LoopDetected,
     Reason::RequestIncomplete,
+    Reason::RequestMalformed,
+    Reason::RequestHeadTooLarge,
+    Reason::ResponseHeadTooLarge,
     Reason::Internal,
 ];
 
@@ -152,6 +161,12 @@ static SAID: [Said; REASONS.len()] = {
             "the request is addressed to the proxy itself"),
         said("request_incomplete", "http_request_error", S::BAD_REQUEST, 3, Caller,
             "the request's body broke off"),
+        said("request_malformed", "http_request_error", S::BAD_REQUEST, 3, Caller,
+            "what the caller sent is not valid HTTP"),
+        said("request_head_too_large", "http_request_error", S::REQUEST_HEADER_FIELDS_TOO_LARGE, 3, Caller,
+            "the head of the request has more than 100 headers or 64 KiB"),
+        said("response_head_too_large", "http_response_header_section_size", S::BAD_GATEWAY, 13, Mesh,
+            "the head of the callee's response has more than 100 headers or 64 KiB"),
         said("internal", "proxy_internal_error", S::INTERNAL_SERVER_ERROR, 13, Mesh,
             "a defect of the proxy; please report it"),
     ]
@@ -172,6 +187,16 @@ impl Reason {
     /// The word itself, as it stands in headers, labels and logs.
     pub fn name(self) -> &'static str {
         self.said().name
+    }
+
+    /// The reason of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        REASONS.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// Whether the callee's application cannot have seen the request.
+    pub fn is_unsent(self) -> bool {
+        matches!(self, Self::ConnectTimeout | Self::ConnectionRefused | Self::ConnectFailed)
     }
 
     /// The error token of RFC 9209.

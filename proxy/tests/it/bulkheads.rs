@@ -147,3 +147,30 @@ async fn a_full_bulkhead_says_so_where_the_protocol_is_not_declared() {
     first.abort();
     assert_eq!(mesh.fates(2).await, counts(&[("cancelled", 1), ("refused_by_bulkhead", 1)]));
 }
+
+#[tokio::test]
+async fn a_callee_that_comes_back_is_counted_as_before() {
+    let hanging = Callee::hanging().await;
+    let mut mesh = Mesh::new(&[hanging.address], json!({"bulkhead": {"maxRequests": 100}}));
+    let address = mesh.address;
+    let first = tokio::spawn(async move {
+        super::support::call(
+            address,
+            http::Request::get("/").header("host", "callee").body(super::support::Body::default()).unwrap(),
+        )
+        .await
+    });
+    wait_for(&mesh, "resource=\"requests\"} 1").await;
+    let mut service = serde_json::Value::Null;
+    mesh.change(|config| service = config["entries"].as_array_mut().unwrap().remove(0));
+    mesh.change(|config| {
+        config["entries"].as_array_mut().unwrap().insert(0, service);
+        config["entries"][1]["body"]["bulkhead"] = json!({"maxRequests": 1, "maxPending": 0});
+    });
+    wait_for(&mesh, "resource=\"requests\"} 1").await;
+    assert!(mesh.metrics().await.contains("resource=\"requests\"} 1\n"), "the new limit is shown");
+    let seen = mesh.get("/").await;
+    assert!(seen.has_reason("bulkhead_full"), "the request from before still counts: {}", seen.verdict());
+    first.abort();
+    wait_for(&mesh, "resource=\"requests\"} 0").await;
+}

@@ -5,7 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::Instant,
+};
 
 use super::support::{Body, Callee, Mesh, call_h2, connect_h2, counts, h2_request, read};
 
@@ -29,7 +33,7 @@ async fn each_try_ends_at_its_clock_and_the_last_one_says_so() {
 async fn a_grpc_stream_that_outlives_its_clock_ends_with_a_status() {
     for (timeouts, pause, reason) in [
         (json!({"request": "300ms"}), Duration::from_millis(50), "request_timeout"),
-        (json!({"idle": "200ms"}), Duration::from_secs(60), "idle_timeout"),
+        (json!({"idle": "200ms"}), Duration::from_mins(1), "idle_timeout"),
     ] {
         let callee = Callee::dripping(b"\0\0\0\0\x02hi", pause).await;
         let mesh = Mesh::new(&[callee.address], json!({"timeouts": timeouts}));
@@ -115,4 +119,49 @@ async fn a_connection_that_leads_nowhere_is_left_after_one_try() {
     }
     assert_eq!(mesh.attempts(4).await, counts(&[("answered", 3), ("timed_out", 1)]));
     assert_eq!(mesh.fates(3).await, counts(&[("succeeded", 2), ("succeeded_after_retry", 1)]));
+}
+
+/// A callee that answers the first HTTP/2 stream it sees with GOAWAY, then does as it says there: `last` is the last stream
+/// that it looks at. Other connections go to `onward`.
+async fn going_away(last: u8, onward: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // Preface, SETTINGS, then HEADERS: by then more than 60 bytes have come.
+        let (mut buffer, mut count) = ([0; 4096], 0);
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        while !buffer[..count].windows(3).any(|bytes| bytes == [1, 4, 0] || bytes == [1, 5, 0]) {
+            count += stream.read(&mut buffer[count..]).await.unwrap();
+        }
+        stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, 0]).await.unwrap();
+        if last > 0 {
+            drop(stream);
+        } else {
+            tokio::spawn(async move { while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {} });
+        }
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut onward = tokio::net::TcpStream::connect(onward).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut onward).await });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_a_goaway_says_was_not_looked_at_is_sent_again() {
+    let good = Callee::answering(&[200]).await;
+    let mesh = Mesh::with(&[going_away(0, good.address).await], json!({"protocol": "Http"}), &[]);
+    let seen = call_h2(mesh.address, h2_request("/").method("POST")).await.unwrap();
+    assert_eq!((seen.status.as_u16(), good.requests()), (200, 1), "{}", seen.verdict());
+    assert!(mesh.metrics().await.contains("firebreak_connections_replaced_total{"));
+}
+
+#[tokio::test]
+async fn what_may_have_been_looked_at_is_not() {
+    let good = Callee::answering(&[200]).await;
+    let mesh = Mesh::with(&[going_away(1, good.address).await], json!({"protocol": "Http"}), &[]);
+    let seen = call_h2(mesh.address, h2_request("/").method("POST")).await.unwrap();
+    assert!(seen.has_reason("connection_reset"), "{} {}", seen.status, seen.verdict());
+    assert_eq!(good.requests(), 0);
 }

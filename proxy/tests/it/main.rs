@@ -6,6 +6,7 @@ mod bulkheads;
 mod faults;
 mod http2;
 mod lifecycle;
+mod malformed;
 mod protocols;
 mod retries;
 mod slow_callers;

@@ -132,8 +132,10 @@ async fn an_upgraded_connection_lives_through_a_config_change() {
         });
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     }
+    super::bulkheads::wait_for(&mesh, "resource=\"connections\"} 1").await;
     drop(socket);
     assert_eq!(mesh.fates(1).await, counts(&[("succeeded", 1)]), "after the switch only idle counts");
+    super::bulkheads::wait_for(&mesh, "resource=\"connections\"} 0").await;
 }
 
 #[tokio::test]
@@ -282,7 +284,7 @@ async fn old_versions_on_one_side_do_not_reach_the_other() {
 #[tokio::test]
 async fn the_clocks_hold_where_the_protocol_is_not_declared() {
     // A listener whose queue is full takes no connection: connecting hangs.
-    let (listener, _queued) = full_listener().await;
+    let (listener, _queued) = super::support::full_listener().await;
     let policy = json!({"timeouts": {"request": "300ms"}});
     let address = listener.local_addr().unwrap();
     let mesh = Mesh::with(&[address], json!({"protocol": "Detect"}), &[("TrafficPolicy", policy)]);
@@ -291,19 +293,6 @@ async fn the_clocks_hold_where_the_protocol_is_not_declared() {
     assert!(seen.has_reason("request_timeout"), "{}", seen.verdict());
     assert!(seen.took < std::time::Duration::from_secs(1), "{:?}", seen.took);
     assert_eq!(mesh.fates(1).await, counts(&[("timed_out", 1)]));
-}
-
-async fn full_listener() -> (std::net::TcpListener, Vec<tokio::task::JoinHandle<()>>) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    socket.listen(0).unwrap();
-    let listener = std::net::TcpListener::from(socket);
-    let address = listener.local_addr().unwrap();
-    let queued: Vec<_> = (0..8)
-        .map(|_| tokio::spawn(async move { drop(TcpStream::connect(address).await.map(std::mem::forget)) }))
-        .collect();
-    while tokio::time::timeout(std::time::Duration::from_millis(100), TcpStream::connect(address)).await.is_ok() {}
-    (listener, queued)
 }
 
 #[tokio::test]

@@ -228,3 +228,61 @@ async fn a_retry_within_a_full_bulkhead_does_not_wait_for_its_own_connection() {
     assert_eq!(seen.status, 200);
     assert!(seen.took < std::time::Duration::from_secs(2), "{:?}", seen.took);
 }
+
+/// Where the protocol is not declared, the connection is dialled before the request comes: it is in the pool, but has carried
+/// nothing.
+#[tokio::test]
+async fn a_connection_that_carried_nothing_yet_is_not_taken_for_an_old_one() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (requests, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {
+                requests.send(()).unwrap();
+            }
+        }
+    });
+    let mesh = Mesh::with(&[address], json!({"protocol": "Detect"}), &[]);
+    let answer = mesh.send(Request::put("/pay")).await;
+    assert!(answer.has_reason("connection_reset"), "{}", answer.verdict());
+    seen.recv().await.unwrap();
+    assert!(seen.try_recv().is_err(), "a second sending of what may have been done");
+}
+
+/// The callee's own proxy could not reach its application: nothing was processed, whatever the method.
+#[tokio::test]
+async fn what_the_callees_proxy_could_not_deliver_counts_as_not_sent() {
+    let callee = Callee::start(|number, _| async move {
+        let response = http::Response::builder().status(if number == 1 { 502 } else { 200 });
+        let response = if number == 1 {
+            response.header("proxy-status", "\"service2.shop\"; error=connection_refused; firebreak-reason=connection_refused; firebreak-domain=callee_platform")
+        } else {
+            response
+        };
+        response.body(Body::from("answer")).unwrap()
+    })
+    .await;
+    let retrying = json!({"retries": {"maxRetries": 1, "conditions": ["connect-failure"]}});
+    let mesh = Mesh::new(&[callee.address], retrying);
+    assert_eq!(mesh.send(Request::post("/pay")).await.status, 200);
+    assert_eq!(mesh.attempts(2).await, counts(&[("answered", 1), ("unreachable", 1)]));
+}
+
+#[tokio::test]
+async fn what_the_callees_proxy_says_is_the_reason() {
+    let callee = Callee::start(|_, _| async {
+        let said = "\"service2.shop\"; error=connection_refused; firebreak-reason=connection_refused; firebreak-domain=callee_platform";
+        http::Response::builder().status(502).header("proxy-status", said).body(Body::default()).unwrap()
+    })
+    .await;
+    let mesh = Mesh::with(&[callee.address], json!({"protocol": "Http"}), &[]);
+    let seen = mesh.get("/").await;
+    assert_eq!(seen.headers.get_all("proxy-status").iter().count(), 2, "appended, not replaced");
+    assert!(
+        seen.has_reason("connection_refused") && seen.verdict().contains("received-status=502"),
+        "{}",
+        seen.verdict()
+    );
+    assert_eq!(mesh.fates(1).await, counts(&[("unreachable", 1)]));
+}

@@ -298,3 +298,17 @@ pub(crate) async fn read(response: Response<Incoming>, started: tokio::time::Ins
 pub(crate) fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
+
+/// A listener whose queue is full: connecting to it hangs.
+pub(crate) async fn full_listener() -> (StdListener, Vec<tokio::task::JoinHandle<()>>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = StdListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let queued: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(async move { drop(TcpStream::connect(address).await.map(std::mem::forget)) }))
+        .collect();
+    while tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await.is_ok() {}
+    (listener, queued)
+}

@@ -85,3 +85,15 @@ async fn a_route_has_its_own_clocks() {
     assert_eq!(mesh.get("/reports/q3").await.status, 200);
     assert_eq!(mesh.get("/other").await.status, 504);
 }
+
+#[tokio::test]
+async fn the_connect_clock_ends_a_connection_that_does_not_open() {
+    let (listener, _queued) = super::support::full_listener().await;
+    let policy = json!({"timeouts": {"connect": "200ms", "attempt": "2s"}, "retries": {"maxRetries": 1, "conditions": ["connect-failure"]}});
+    let mesh = Mesh::new(&[listener.local_addr().unwrap()], policy);
+    let seen = mesh.send(Request::post("/")).await;
+    assert_eq!(seen.status, 504);
+    assert!(seen.has_reason("connect_timeout") && seen.verdict().contains("attempts=2"), "{}", seen.verdict());
+    assert!(seen.took >= MS(400) && seen.took < MS(1_500), "{:?}", seen.took);
+    assert_eq!(mesh.fates(1).await, counts(&[("unreachable", 1)]));
+}
