@@ -1,5 +1,5 @@
 //! Policies that are valid and cannot work as written. Nothing here refuses an object; the operator shows the warnings in
-//! its status and at admission, and `firebreak lint` beside the line.
+//! its status, and `firebreak lint` beside the line.
 
 use std::time;
 
