@@ -33,6 +33,8 @@ SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 def enter_namespaces():
     """Runs this program again in namespaces of its own, and returns in there."""
     if os.environ.pop(INSIDE, None):
+        # Orderly, so that temporary folders go too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         flags = struct.pack("16sH14x", b"lo", IFF_UP | IFF_RUNNING)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, flags)
@@ -40,7 +42,20 @@ def enter_namespaces():
     os.environ[INSIDE] = "1"
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     namespaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    os.execvp("unshare", ["unshare", *user, *namespaces, sys.executable, "-B", *sys.argv])
+    with subprocess.Popen(["unshare", *user, *namespaces, sys.executable, "-B", *sys.argv]) as process:
+        # unshare does not end by these signals. An interrupt reaches the inner process by itself, another is passed on.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in family(process.pid)[1:2]])
+        sys.exit(process.wait())
+
+
+def go_first():
+    """Takes the highest priority there is, so that what else runs disturbs less. It is the session's where sessions have one."""
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    group = pathlib.Path("/proc/self/autogroup")
+    if group.exists():
+        os.setsid()
+        group.write_text("-20")
 
 
 def install(packages):
@@ -59,10 +74,10 @@ def which(program):
 
 
 def start(command, processors, **options):
-    """Starts a program on some processors, in a process group of its own."""
+    """Starts a program on some processors, in a process group of its own, but in one session: the kernel may schedule by session."""
 
     def prepare():
-        os.setsid()
+        os.setpgid(0, 0)
         os.sched_setaffinity(0, processors)
 
     options = {"stdout": subprocess.DEVNULL, "stderr": sys.stderr, **options}

@@ -25,11 +25,15 @@ def run(bench):
         ratio = added["firebreak"] / added["envoy"] if added["envoy"] > 0 else float("inf")
         promises.append(Promise(f"{version}: added p99, of what Envoy adds", ratio, 0.5))
         promises.append(Promise(f"{version}: requests that failed", rows["firebreak"]["failed"], 0))
-        # At this rate the load itself has most of its processor to spare.
-        promises += [Promise(f"{version}: the load's processor, {name}", rows[name]["feeders"], 0.6) for name in added]
+        promises += [enough(f"{version}, {name}", rows[name]) for name in added]
     notes = ["The rate is half of what Envoy, the slower of the two, can do. Requests come as a Poisson process, the same for all, and "
              "their time counts from when they were due. Direct is the same load without a proxy."]
     return Report(COLUMNS, lines, promises, notes)
+
+
+def enough(what, row):
+    """That the load has processor to spare: its own delays, which direct shows, would grow otherwise."""
+    return Promise(f"the load was not the limit, {what}: share of its processor used", row["feeders"], 0.75)
 
 
 def saturating(bench, setup):
