@@ -58,6 +58,12 @@ pub struct RunArgs {
     /// Threads that serve traffic.
     #[arg(long, env = "FIREBREAK_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
+    /// Bytes of memory that the container may use: how many connections are served at once follows from it.
+    #[arg(long, env = "FIREBREAK_MEMORY_LIMIT")]
+    pub memory_limit: Option<u64>,
+    /// Most connections that callers may have open at once, whatever the memory limit says.
+    #[arg(long, env = "FIREBREAK_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
     /// Seconds that requests may take to end after SIGTERM.
     #[arg(long, env = "FIREBREAK_GRACE_SECONDS", default_value_t = 10)]
     pub grace_seconds: u64,

@@ -20,9 +20,13 @@ use tokio::{
 use crate::{
     admin::{self, Admin},
     config::publish::{Publisher, Report},
-    net::{accept::Kind, listen},
+    net::{
+        accept::Kind,
+        connections::{self, Connections},
+        listen,
+    },
     telemetry::{access_log, metrics::Registry},
-    worker::{self, Command, Common, Connections, Phase},
+    worker::{self, Command, Common, Phase},
 };
 
 /// How long the last lines of the log may take to be written.
@@ -39,10 +43,27 @@ pub struct Settings {
     pub admin: Vec<SocketAddr>,
     /// Where redirected connections arrive, and which way they were going.
     pub redirected: Vec<(SocketAddr, Kind)>,
+    /// Most connections that callers may have open at once; one more is reset.
+    pub max_connections: usize,
     /// How long requests under way may take to end when the proxy stops.
     pub grace: Duration,
     /// Who takes the records of requests that failed. Nobody: they are written to standard output, a JSON line each.
     pub records: Option<mpsc::Sender<access_log::Record>>,
+}
+
+/// One worker without a listener or a name.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            identity: Identity::default(),
+            admin: Vec::new(),
+            redirected: Vec::new(),
+            max_connections: connections::DEFAULT_LIMIT,
+            grace: Duration::from_secs(10),
+            records: None,
+        }
+    }
 }
 
 /// Who a proxy is: what `from` selects by, and what it calls itself.
@@ -108,7 +129,8 @@ impl Proxy {
     /// When a listener or a thread cannot be had.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let count = settings.workers.max(1);
-        let registry = Registry::new(count);
+        let connections = Connections::new(settings.max_connections);
+        let registry = Registry::new(count, connections.clone());
         let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels));
         let (phase, phases) = watch::channel(Phase::Serving);
         let (log, records) = access_log::new(Arc::clone(&registry), settings.records);
@@ -118,7 +140,7 @@ impl Proxy {
             snapshot: publisher.current(),
             log,
             phase: phases,
-            connections: Connections::default(),
+            connections,
             workers: senders.into(),
         });
         let listeners = bind_admin(&settings.admin)?;

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod client_stream;
+pub mod connections;
 pub mod detect;
 pub mod listen;
 pub mod opaque;

@@ -13,7 +13,10 @@ use crate::{
     Identity, Proxy, Settings,
     args::{ADMIN, INBOUND, OUTBOUND, RunArgs},
     config::file::Files,
-    net::accept::Kind,
+    net::{
+        accept::Kind,
+        connections::{self, limit_for},
+    },
 };
 
 /// How long a hook may take to reach the proxy beside it.
@@ -37,6 +40,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             .into_iter()
             .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))
             .collect(),
+        max_connections: args
+            .max_connections
+            .or_else(|| args.memory_limit.map(limit_for))
+            .unwrap_or(connections::DEFAULT_LIMIT),
         grace: Duration::from_secs(args.grace_seconds),
         records: None,
     };

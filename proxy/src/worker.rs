@@ -3,30 +3,23 @@
 //! A connection lives and dies on the worker that accepted it, so most state needs neither locks nor atomics. Two
 //! single-threaded workers also do 16 % more than one runtime with two threads that steal from each other.
 
-use std::{
-    cell::RefCell,
-    io,
-    net::SocketAddr,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Cache};
 use hashbrown::HashMap;
 use tokio::{
     net::TcpListener,
     runtime::LocalOptions,
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{JoinHandle, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
-    net::accept::{self, Kind},
+    net::{
+        accept::{self, Kind},
+        connections::Connections,
+    },
     snapshot::{Callee, Snapshot},
     telemetry::{access_log::Log, metrics::Direction},
     upstream::pool::Pool,
@@ -78,14 +71,6 @@ pub struct Common {
     /// How to reach each worker.
     pub workers: Box<[mpsc::UnboundedSender<Command>]>,
 }
-
-/// Counts open connections, so that the end of the last can be awaited.
-#[derive(Clone, Debug, Default)]
-pub struct Connections(Arc<(AtomicUsize, Notify)>);
-
-/// A connection that counts until this is dropped.
-#[derive(Debug)]
-pub struct Counted(Connections);
 
 /// A worker's own state.
 #[derive(Debug)]
@@ -205,7 +190,7 @@ async fn accept_all(worker: Rc<Worker>, listener: TcpListener, kind: Kind) {
                 let counted = worker.common.connections.count();
                 let worker = Rc::clone(&worker);
                 spawn_local(async move {
-                    accept::serve(&worker, stream, peer, kind).await;
+                    accept::serve(&worker, stream, peer, kind, &counted).await;
                     drop(counted);
                 });
             }
@@ -213,38 +198,6 @@ async fn accept_all(worker: Rc<Worker>, listener: TcpListener, kind: Kind) {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
             }
-        }
-    }
-}
-
-impl Connections {
-    /// Counts one more.
-    pub fn count(&self) -> Counted {
-        self.0.0.fetch_add(1, SeqCst);
-        Counted(self.clone())
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        self.0.0.load(SeqCst)
-    }
-
-    /// Resolves when none is open.
-    pub async fn none(&self) {
-        loop {
-            let closed = self.0.1.notified();
-            if self.open() == 0 {
-                return;
-            }
-            closed.await;
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if self.0.0.0.fetch_sub(1, SeqCst) == 1 {
-            self.0.0.1.notify_waiters();
         }
     }
 }

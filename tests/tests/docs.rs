@@ -17,6 +17,7 @@ use anyhow::{Context, ensure};
 use firebreak_crds::spec::{self, defaults};
 use firebreak_proxy::{
     config::publish::Publisher,
+    net::connections::Connections,
     policy::bulkhead::{Gate, Limits},
     telemetry::{
         exposition,
@@ -258,7 +259,7 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
 
 /// What a proxy exposes that has met everything there is to count.
 fn exposition() -> anyhow::Result<String> {
-    let registry = Registry::new(1);
+    let registry = Registry::new(1, Connections::default());
     let callee = registry.callee(Direction::Outbound, "shop/service2", Some(80));
     let shard = callee.shard(0);
     shard.request(Fate::Failed, Some(http::StatusCode::BAD_GATEWAY), Duration::from_mins(1));
@@ -267,7 +268,7 @@ fn exposition() -> anyhow::Result<String> {
     for counter in [&shard.retries_refused, &shard.replaced, &shard.opaque, &shard.opaque_bytes] {
         counter.increment();
     }
-    callee.watch_gate(Gate::new(Limits { max_requests: 1, ..Limits::NONE }));
+    callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
     registry.fault("shop/slow").delays.store(1, Relaxed);
     let report = Publisher::new(&registry, BTreeMap::new()).publish(br#"{"format": 1}"#);
     ensure!(report.refused.is_none(), "{report:?}");

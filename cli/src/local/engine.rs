@@ -9,8 +9,6 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use super::stage::{Caller, NoScene, Scene, Stage};
 use crate::manifest::Manifests;
 
-/// How long requests under way may take to end.
-const GRACE: Duration = Duration::from_secs(5);
 /// Records of failed requests that may wait to be told.
 const RECORDS: usize = 1024;
 /// What the proxy calls itself in `Proxy-Status`, having no pod.
@@ -43,18 +41,12 @@ pub(crate) enum NotApplied {
 }
 
 impl Engine {
-    /// Starts the proxy, which does nothing yet.
-    pub(crate) fn start(caller: Caller, admin: SocketAddr) -> Result<Self, StartError> {
+    /// Starts the proxy, which does nothing yet. At its end, requests under way get `grace`.
+    pub(crate) fn start(caller: Caller, admin: SocketAddr, grace: Duration) -> Result<Self, StartError> {
         let (sender, records) = mpsc::channel(RECORDS);
         let identity = Identity { name: NAME.to_owned(), labels: caller.labels.clone(), addresses: Vec::new() };
-        let settings = Settings {
-            workers: 1,
-            identity,
-            admin: vec![admin],
-            redirected: Vec::new(),
-            grace: GRACE,
-            records: Some(sender),
-        };
+        let settings =
+            Settings { identity, admin: vec![admin], grace, records: Some(sender), ..Settings::default() };
         Ok(Self { stage: Stage::new(caller), proxy: Proxy::start(settings)?, records })
     }
 

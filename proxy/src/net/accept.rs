@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     client_stream::ClientStream,
+    connections::Counted,
     detect::{PREFACE, Spoken, spoken},
     opaque::{self, Dialled, reset},
     original_dst::original_dst,
@@ -49,8 +50,8 @@ pub enum Kind {
     Local,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kind: Kind) {
+/// Serves a connection to its end, unless it is one too many.
+pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kind: Kind, counted: &Counted) {
     let Some(destination) = destination(&stream, kind) else { return reset(&stream) };
     let direction = if kind == Kind::Inbound { Direction::Inbound } else { Direction::Outbound };
     let callee = worker.callee(direction, &destination);
@@ -61,6 +62,10 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
     if is_ours && kind != Kind::Local {
         // Nobody was redirected here: forwarding would come back for ever.
         link.enter(&callee, Instant::now(), None, Some(Reason::LoopDetected), 0);
+        return reset(&stream);
+    }
+    if counted.exceeds() {
+        link.enter(&callee, Instant::now(), None, Some(Reason::TooManyConnections), 0);
         return reset(&stream);
     }
     let _ = stream.set_nodelay(true);

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use super::histogram::{Histogram, Merged};
 use crate::{
     config::publish::Report,
+    net::connections::Connections,
     policy::bulkhead::Gate,
     verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, FATES, Fate, REASONS, Reason},
 };
@@ -101,6 +102,8 @@ pub struct Registry {
     callees: Mutex<BTreeMap<CalleeKey, Arc<CalleeMetrics>>>,
     faults: Mutex<BTreeMap<Box<str>, Arc<FaultMetrics>>>,
     config: Arc<ConfigMetrics>,
+    /// The callers' connections.
+    pub connections: Connections,
     /// Log lines that were dropped because the log could not keep up.
     pub log_dropped: AtomicU64,
 }
@@ -221,13 +224,14 @@ impl ConfigMetrics {
 }
 
 impl Registry {
-    /// Nothing counted yet, for this many workers.
-    pub fn new(workers: usize) -> Arc<Self> {
+    /// Nothing counted yet, for this many workers and these connections.
+    pub fn new(workers: usize, connections: Connections) -> Arc<Self> {
         Arc::new(Self {
             workers: workers.max(1),
             callees: Mutex::default(),
             faults: Mutex::default(),
             config: Arc::default(),
+            connections,
             log_dropped: AtomicU64::new(0),
         })
     }

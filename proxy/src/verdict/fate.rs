@@ -110,9 +110,11 @@ impl From<Reason> for Fate {
             | Reason::UpgradeFailed
             | Reason::ResponseIncomplete
             | Reason::ResponseHeadTooLarge => Self::Failed,
-            Reason::LoopDetected | Reason::RequestMalformed | Reason::RequestHeadTooLarge | Reason::Internal => {
-                Self::Rejected
-            }
+            Reason::LoopDetected
+            | Reason::TooManyConnections
+            | Reason::RequestMalformed
+            | Reason::RequestHeadTooLarge
+            | Reason::Internal => Self::Rejected,
         }
     }
 }

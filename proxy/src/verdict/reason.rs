@@ -43,6 +43,8 @@ pub enum Reason {
     CallerCancelled,
     /// The request would come back to this proxy for ever.
     LoopDetected,
+    /// The callers have as many connections open as this proxy has memory for.
+    TooManyConnections,
     /// The request's body ended or failed before it was complete.
     RequestIncomplete,
     /// What the caller sent is not HTTP.
@@ -75,7 +77,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 24] = [
+pub const REASONS: [Reason; 25] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -95,6 +97,7 @@ pub const REASONS: [Reason; 24] = [
     Reason::CalleeError,
     Reason::CallerCancelled,
     Reason::LoopDetected,
+    Reason::TooManyConnections,
     Reason::RequestIncomplete,
     Reason::RequestMalformed,
     Reason::RequestHeadTooLarge,
@@ -159,6 +162,8 @@ static SAID: [Said; REASONS.len()] = {
             "the caller went away"),
         said("loop_detected", "proxy_loop_detected", S::BAD_GATEWAY, 13, Mesh,
             "the request is addressed to the proxy itself"),
+        said("too_many_connections", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, Mesh,
+            "the proxy has no memory for another connection"),
         said("request_incomplete", "http_request_error", S::BAD_REQUEST, 3, Caller,
             "the request's body broke off"),
         said("request_malformed", "http_request_error", S::BAD_REQUEST, 3, Caller,

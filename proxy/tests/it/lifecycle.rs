@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use firebreak_proxy::Settings;
 use http::{Request, Response};
 use serde_json::json;
 use tokio::{net::TcpStream, time::sleep};
@@ -115,4 +116,25 @@ async fn connections_with_nothing_under_way_do_not_hold_up_the_end() {
         tokio::task::spawn_blocking(move || mesh.proxy.shutdown().unwrap()).await.unwrap();
         assert!(started.elapsed() < Duration::from_secs(2), "{protocol}: {:?}", started.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_reset_and_entered_in_the_books() {
+    let callee = Callee::answering(&[200]).await;
+    let settings = Settings { max_connections: 2, ..Settings::default() };
+    let mesh = Mesh::set(settings, &[callee.address], json!({"protocol": "Http"}), &[]);
+    let mut two = [connect_h1(mesh.address).await, connect_h1(mesh.address).await];
+    for sender in &mut two {
+        let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    }
+    let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+    assert!(call(mesh.address, request).await.is_err());
+    assert_eq!(mesh.reasons(1).await, counts(&[("too_many_connections", 1)]));
+    assert!(mesh.metrics().await.contains("firebreak_connections 2\n"));
+    drop(two);
+    while mesh.metrics().await.contains("firebreak_connections 2\n") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(mesh.get("/").await.status, 200, "there is room again");
 }

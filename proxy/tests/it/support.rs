@@ -148,6 +148,11 @@ impl Mesh {
 
     /// The same with any number of workers.
     pub(crate) fn on(workers: usize, endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
+        Self::set(Settings { workers, ..Settings::default() }, endpoints, port, entries)
+    }
+
+    /// The same with any settings.
+    pub(crate) fn set(settings: Settings, endpoints: &[SocketAddr], port: Value, entries: &[(&str, Value)]) -> Self {
         let address = free_address();
         let endpoints: Vec<_> = endpoints.iter().map(|address| json!({"address": address})).collect();
         let mut service = json!({"port": 80, "listen": [address], "endpoints": endpoints,
@@ -157,12 +162,11 @@ impl Mesh {
         list.extend(entries.iter().map(|(kind, body)| json!({"kind": kind, "name": "shop/test", "body": body})));
         let (records, taken) = mpsc::channel(1024);
         let settings = Settings {
-            workers,
             identity: Identity { name: "caller-pod".into(), ..Identity::default() },
             admin: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-            redirected: Vec::new(),
             grace: Duration::from_secs(5),
             records: Some(records),
+            ..settings
         };
         let mesh = Self {
             proxy: Proxy::start(settings).unwrap(),

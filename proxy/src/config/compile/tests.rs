@@ -1,7 +1,7 @@
 use firebreak_crds::wire::decode;
 
 use super::*;
-use crate::policy::bulkhead::Need;
+use crate::{net::connections::Connections, policy::bulkhead::Need};
 
 fn config(entries: &str) -> Config {
     let decoded = decode(format!(r#"{{"format":1,"namespace":"shop","entries":[{entries}]}}"#).as_bytes()).unwrap();
@@ -22,7 +22,7 @@ fn policy(name: &str, body: &str) -> String {
 }
 
 fn carried() -> Carried {
-    Carried::new(Registry::new(1))
+    Carried::new(Registry::new(1, Connections::default()))
 }
 
 fn callee(snapshot: &Snapshot) -> Arc<Callee> {
