@@ -7,8 +7,9 @@
 //!
 //! The order is what makes a renewal unnoticed. The authority is put away first, since what an authority signed whose key is
 //! lost could never be renewed quietly. Then the API server learns it beside whoever signed the certificate that is shown
-//! now. The certificate changes last, so whichever one the injector shows is trusted, also if this process ends in between.
-//! The old authority stays in the bundle for one life of a certificate.
+//! now. The certificate changes last, and a few seconds later, since each API server learns by a watch of its own. So
+//! whichever one the injector shows is trusted, also if this process ends in between. The old authority stays in the bundle
+//! for one life of a certificate.
 //!
 //! Where there is no authority, as after an upgrade from a version that kept its key in the injector's Secret, a new one is
 //! made and trusted beside the one that the API server knows: a key that others could read signs nothing any more. The
@@ -68,8 +69,8 @@ pub(crate) enum Error {
 
 /// Longest pause between two looks: a wall clock that jumps must not put off a renewal for months.
 const LONGEST: Duration = Duration::from_hours(1);
-/// The pause after a failure, and the shortest between two certificates: whoever else writes the Secret, or a life of
-/// seconds, must not make us issue without end.
+/// The pause after a failure, the shortest between two certificates, and what API servers have to learn an authority before
+/// its certificate is shown. Whoever else writes the Secret, or a life of seconds, must not make us issue without end.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A Secret as it was last seen.
@@ -173,7 +174,11 @@ impl Keeper {
         let Material { authority, leaf } = made;
         let bundle = authority.bundle.clone();
         self.keep_authority(authority).await?;
-        self.trust(&bundle).await?;
+        let told = self.trust(&bundle).await?;
+        if told && plan.action != Action::Keep && found.leaf().is_some() && !trusted.is_empty() {
+            // What is shown is good for that long, and the next turn finds that it is not by the authority in use.
+            return Ok(RETRY);
+        }
         self.keep_leaf(leaf).await?;
         if plan.action != Action::Keep {
             return Ok(RETRY);
@@ -208,11 +213,11 @@ impl Keeper {
         kept.map(drop)
     }
 
-    /// Makes the API server trust `bundle`, in every entry of the webhook that does not have it.
-    async fn trust(&mut self, bundle: &str) -> Result<(), Error> {
+    /// Makes the API server trust `bundle`, in every entry of the webhook that does not have it. Whether there was one.
+    async fn trust(&mut self, bundle: &str) -> Result<bool, Error> {
         let entries = self.entries.clone().unwrap_or_default();
         if entries.values().all(|found| found.as_deref() == Some(bundle.as_bytes())) {
-            return Ok(());
+            return Ok(false);
         }
         let ca_bundle = ByteString(bundle.as_bytes().to_vec());
         let entry = |name: &String| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}});
@@ -224,7 +229,7 @@ impl Keeper {
         });
         let webhook = self.apply(&self.webhooks, &self.names.webhook, &patch).await?;
         self.entries = Some(bundles(webhook));
-        Ok(())
+        Ok(true)
     }
 
     /// Makes the Secret hold `wanted` and nothing else, if it is still as it was `seen`.

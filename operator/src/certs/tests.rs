@@ -33,8 +33,8 @@ const NAME: &str = "firebreak-injector.firebreak-system.svc";
 #[derive(Clone, Debug, Default)]
 struct Objects {
     by_path: BTreeMap<String, Value>,
-    /// The path of each write, and whether what the injector showed was trusted after it.
-    writes: Vec<(String, bool)>,
+    /// The path of each write, when it was, and whether what the injector showed was trusted after it.
+    writes: Vec<(String, Instant, bool)>,
     /// Writes that are taken before the API server fails.
     left: usize,
     version: u64,
@@ -76,7 +76,7 @@ impl Objects {
             patch = webhook;
         }
         let object = self.put(path, patch);
-        self.writes.push((path.into(), self.secure()));
+        self.writes.push((path.into(), Instant::now(), self.secure()));
         Ok(object)
     }
 
@@ -190,7 +190,7 @@ fn one_secret(material: &Material) -> Objects {
 }
 
 fn paths(objects: &Objects) -> Vec<&str> {
-    objects.writes.iter().map(|(path, _)| path.as_str()).collect()
+    objects.writes.iter().map(|(path, ..)| path.as_str()).collect()
 }
 
 fn keys(objects: &Objects, path: &str) -> Vec<String> {
@@ -206,6 +206,7 @@ async fn each_secret_gets_what_its_reader_needs_and_trust_comes_before_the_certi
     assert_eq!(keys(&objects, AUTHORITY), ["ca.crt", "ca.key"]);
     assert_eq!(keys(&objects, LEAF), ["tls.crt", "tls.key"]);
     assert!(objects.secure());
+    assert_eq!(objects.writes[2].1, objects.writes[1].1, "nothing was shown, so nothing is waited for");
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,6 +218,7 @@ async fn an_authority_that_the_injector_could_read_is_replaced_and_its_key_is_go
     assert_eq!(paths(&objects), [AUTHORITY, WEBHOOK, LEAF]);
     assert_eq!(keys(&objects, LEAF), ["tls.crt", "tls.key"]);
     let authority = objects.secret(AUTHORITY).map(Authority::read).unwrap();
+    assert!(objects.writes[2].1 >= objects.writes[1].1 + RETRY, "API servers have time to learn the new authority");
     assert_ne!(authority.key, old.authority.key);
     assert!(authority.bundle.ends_with(&old.authority.bundle), "injectors that show the old certificate are trusted");
 }
@@ -252,7 +254,7 @@ async fn no_step_is_an_outage_wherever_a_keeper_ends() {
             let _ = keep(&server, most).await;
             keep(&server, 9).await.unwrap();
             let objects = server.lock().await;
-            assert!(objects.writes.iter().all(|(_, secure)| *secure), "{case}, {most} writes: {:?}", objects.writes);
+            assert!(objects.writes.iter().all(|(.., secure)| *secure), "{case}, {most} writes: {:?}", objects.writes);
             assert_eq!(keys(&objects, LEAF), ["tls.crt", "tls.key"], "{case}, {most} writes");
             let leaf = objects.secret(LEAF).map(Leaf::read).unwrap();
             let authority = objects.secret(AUTHORITY).map(Authority::read).unwrap();
@@ -280,4 +282,11 @@ async fn nothing_is_written_without_the_lease_or_over_what_was_not_seen() {
     server.lock().await.put(LEAF, secret(&aged(1).leaf));
     let error = follower.turn().await.unwrap_err();
     assert!(matches!(&error, Error::Write { error, .. } if error.overtaken()), "{error}");
+
+    show(&mut follower, &server).await;
+    follower.rest = Instant::now();
+    let busy = server.lock().await;
+    let (error, _) = tokio::join!(follower.turn(), async { held.send_replace(false) });
+    assert!(matches!(error, Err(Error::Lost { .. })), "an answer is not waited for: {error:?}");
+    drop(busy);
 }
