@@ -1,7 +1,6 @@
 """Firebreak's config for the benchmark: the sidecar's own binary, listening for one service."""
 
 import json
-import os
 
 from machine import TARGET
 
@@ -21,10 +20,9 @@ POLICY = {
 ADMIN = 15020
 
 
-def command(work, setup):
+def command(work, setup, binary=TARGET / "firebreak-proxy"):
     """Writes the config and returns what is to be run."""
     publish(work, setup, 0)
-    binary = os.environ.get("FIREBREAK_PROXY", TARGET / "firebreak-proxy")
     workers = ["--workers", str(setup.workers)]
     return [binary, "run", "--config-dir", work, "--labels-file", work / "labels", "--log", "warn", *workers]
 

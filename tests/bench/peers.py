@@ -153,3 +153,6 @@ def haproxy_tcp(work, setup):
 
 
 PEERS = {"firebreak": firebreak.command, "envoy": envoy, "nginx": nginx, "haproxy": haproxy, "haproxy-tcp": haproxy_tcp}
+
+# Another build of Firebreak, if one is named.
+BEFORE = "before"

@@ -38,6 +38,8 @@ class Report:
     rows: list
     promises: list
     notes: list = dataclasses.field(default_factory=list)
+    # The figures behind the rows.
+    raw: dict = dataclasses.field(default_factory=dict)
 
     def markdown(self):
         """The first column is a name, the others are figures."""
@@ -48,9 +50,9 @@ class Report:
         return table + (f"\n{notes}" if notes else "") + (f"\n\n```text{promises}\n```" if promises else "")
 
     def figures(self):
+        """For programs."""
         promises = [{**dataclasses.asdict(promise), "kept": promise.kept} for promise in self.promises]
-        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-        return {"rows": rows, "promises": promises, "notes": self.notes}
+        return {"figures": self.raw, "promises": promises}
 
 
 def not_the_limit(rows, direct=None):

@@ -1,6 +1,6 @@
 """The scenarios, in the order in which they are run. Each is a function of a Bench that returns a Report."""
 
-from scenarios import bodies, duty, http, latency, memory, reload, start, syscalls, workers
+from scenarios import bodies, duty, http, latency, memory, reload, start, syscalls, work, workers
 
 SCENARIOS = {
     "duty": duty.run,
@@ -13,4 +13,5 @@ SCENARIOS = {
     "start": start.run,
     "workers": workers.run,
     "syscalls": syscalls.run,
+    "work": work.run,
 }

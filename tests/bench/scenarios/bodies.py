@@ -1,7 +1,7 @@
 """Where bytes are the load: bodies both ways, WebSocket messages, opaque connections."""
 
 import measure
-from peers import Setup
+from peers import BEFORE, PEERS, Setup
 from report import Promise, Report, not_the_limit
 
 KIB = 1024
@@ -22,9 +22,11 @@ def loads():
 
 def run(bench):
     """16 KiB and 1 MiB bodies, WebSocket messages, opaque TCP: bytes per CPU second."""
-    lines, promises, limits = [], [], []
+    lines, promises, limits, raw = [], [], [], {}
+    names = ["firebreak", "envoy", *({BEFORE} & set(PEERS))]
     for what, setup, load in loads():
-        rows = measure.rounds(bench, ["firebreak", "envoy", "direct"], lambda name, s=setup, l=load: one(bench, name, s, l), what)
+        rows = measure.rounds(bench, [*names, "direct"], lambda name, s=setup, l=load: one(bench, name, s, l), what)
+        raw[what] = dict(rows)
         direct = rows.pop("direct")["rate"]
         envoy = rows["envoy"]["per_cpu_second"]
         for name, row in rows.items():
@@ -36,7 +38,7 @@ def run(bench):
         promises.append(Promise(f"{what}: bytes a CPU second, of Envoy's", rows["firebreak"]["per_cpu_second"] / envoy, 1, "at least"))
         promises.append(Promise(f"{what}: requests that failed", rows["firebreak"]["failed"], 0))
         limits += not_the_limit({f"{what}, {name}": row for name, row in rows.items()}, direct)
-    return Report(COLUMNS, lines, [*promises, *limits])
+    return Report(COLUMNS, lines, [*promises, *limits], raw=raw)
 
 
 def one(bench, name, setup, load):

@@ -21,14 +21,15 @@ NOTES = [
 
 def run(_bench):
     """Each proxy's keep-alive, retry, time-out and queue, tried against the origin."""
-    lines, promises = [], []
+    lines, promises, raw = [], [], {}
     for protocol, version in (("http1", "HTTP/1.1"), ("http2", "HTTP/2")):
         for name in ("firebreak", "envoy", "nginx", "haproxy"):
             machine.say(f"duty of {name}, {version}")
             seen = look(name, Setup(protocol))
+            raw[f"{name} {protocol}"] = seen
             lines.append([name, version, *seen.values()])
             promises.append(Promise(f"{name}, {version}: parts of the duty that are not done", deviations(name, seen), 0))
-    return Report(COLUMNS, lines, promises, NOTES)
+    return Report(COLUMNS, lines, promises, NOTES, raw)
 
 
 def look(name, setup):

@@ -29,7 +29,7 @@ def quick(bench):
     """One look at HTTP/1.1 beside Envoy, with room for a noisy machine."""
     rows, direct = compare(bench, Setup("http1"), ["firebreak", "envoy"])
     promises = [Promise("CPU a request, of Envoy's", ratio(rows, "envoy"), 0.75)]
-    return Report(COLUMNS, table(rows, direct), [*promises, failed(rows)])
+    return Report(COLUMNS, table(rows, direct), [*promises, failed(rows)], raw={**rows, "direct": direct})
 
 
 def compare(bench, setup, names):
@@ -54,7 +54,8 @@ def failed(rows):
 
 def report(rows, direct, promises):
     judged = {name: row for name, row in rows.items() if name in ("firebreak", "envoy", "haproxy-tcp")}
-    return Report(COLUMNS, table(rows, direct), [*promises, failed(rows), *not_the_limit(judged, direct)])
+    promises = [*promises, failed(rows), *not_the_limit(judged, direct)]
+    return Report(COLUMNS, table(rows, direct), promises, raw={**rows, "direct": direct})
 
 
 def table(rows, direct):

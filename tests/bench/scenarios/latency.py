@@ -10,11 +10,12 @@ COLUMNS = ["version", "proxy", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "ad
 
 def run(bench):
     """Requests that come at a fixed rate, half of what saturates Envoy: added p99."""
-    lines, promises = [], []
+    lines, promises, raw = [], [], {}
     for protocol, version in (("http1", "HTTP/1.1"), ("http2", "HTTP/2")):
         setup = Setup(protocol)
         rate = saturating(bench, setup) / 2
         rows = measure.rounds(bench, NAMES, lambda name, s=setup, r=rate: one(bench, name, s, r), f"{version} at {rate:,.0f}/s")
+        raw[protocol] = {"rate": rate, **rows}
         bare = rows["direct"]
         for name, row in rows.items():
             added = ["", ""] if name == "direct" else [f"{row[key] - bare[key]:.3f}" for key in ("p50", "p99")]
@@ -28,7 +29,7 @@ def run(bench):
         promises += [enough(f"{version}, {name}", rows[name]) for name in added]
     notes = ["The rate is half of what Envoy, the slower of the two, can do. Requests come as a Poisson process, the same for all, and "
              "their time counts from when they were due. Direct is the same load without a proxy."]
-    return Report(COLUMNS, lines, promises, notes)
+    return Report(COLUMNS, lines, promises, notes, raw)
 
 
 def enough(what, row):

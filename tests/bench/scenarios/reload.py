@@ -14,7 +14,7 @@ COLUMNS = ["services", "p50 ms", "p99 ms", "p99 with swaps", "ratio", "swaps", "
 
 def run(bench):
     """A new config each second under load: failed requests, p99 with and without."""
-    lines, promises = [], []
+    lines, promises, raw = [], [], {}
     for services in SIZES:
         setup = Setup(services=services)
         rate = measure.loaded(bench, "firebreak", setup, measure.http_load(setup))["rate"] / 2
@@ -23,6 +23,7 @@ def run(bench):
             swaps.load(bench, rate, swap=False)
             what = f"{services} services at {rate:,.0f}/s"
             rows = measure.rounds(bench, ["without", "with"], lambda name, s=swaps, r=rate: s.load(bench, r, name == "with"), what)
+        raw[services] = rows
         calm, churn = rows["without"], rows["with"]
         ratio = churn["p99"] / calm["p99"]
         lines.append([
@@ -36,7 +37,7 @@ def run(bench):
         ]
     notes = ["The rate is half of what saturates the proxy. Each swap changes every policy. The thread that compiles the config has the "
              "same processor as the one that serves, as in a pod with one processor."]
-    return Report(COLUMNS, lines, promises, notes)
+    return Report(COLUMNS, lines, promises, notes, raw)
 
 
 class Swaps:

@@ -17,12 +17,13 @@ NAMES = ["epoll_wait", "epoll_pwait", "recvfrom", "sendto", "read", "write", "re
 
 def run(bench):
     """System calls a request on connections that stay open."""
-    lines, promises = [], []
+    lines, promises, raw = [], [], {}
     for protocol, version in (("http1", "HTTP/1.1"), ("http2", "HTTP/2")):
         setup = Setup(protocol)
         for name in ("firebreak", "envoy", "nginx", "haproxy"):
             machine.say(f"system calls of {name}, {version}")
             counts, requests = count(bench, name, setup)
+            raw[f"{name} {protocol}"] = {"requests": requests, **counts}
             total = counts.pop("all") / requests
             most = sorted(counts.items(), key=lambda pair: -pair[1])[:4]
             lines.append([name, version, f"{total:.2f}", ", ".join(f"{call} {number / requests:.2f}" for call, number in most if number)])
@@ -30,7 +31,7 @@ def run(bench):
                 promises.append(Promise(f"{version}: system calls a request", total, 4.3))
     note = ("The load is that of the throughput tables. How fast it is does not matter, except that a proxy which has pauses waits more "
             "often, and so makes more calls.")
-    return Report(COLUMNS, lines, promises, [note])
+    return Report(COLUMNS, lines, promises, [note], raw)
 
 
 def count(bench, name, setup):

@@ -26,4 +26,4 @@ def run(bench):
     ]
     note = ("Generator, origin and proxy share all processors, so the load is part of the limit, for one worker as for two; what is "
             "compared is the cost of a request, not the rate.")
-    return Report(COLUMNS, lines, promises, [note])
+    return Report(COLUMNS, lines, promises, [note], rows)
