@@ -156,3 +156,8 @@ PEERS = {"firebreak": firebreak.command, "envoy": envoy, "nginx": nginx, "haprox
 
 # Another build of Firebreak, if one is named.
 BEFORE = "before"
+
+
+def with_before(*names):
+    """These, and the other build."""
+    return [*names, *({BEFORE} & set(PEERS))]

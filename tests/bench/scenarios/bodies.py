@@ -1,7 +1,7 @@
 """Where bytes are the load: bodies both ways, WebSocket messages, opaque connections."""
 
 import measure
-from peers import BEFORE, PEERS, Setup
+from peers import Setup, with_before
 from report import Promise, Report, not_the_limit
 
 KIB = 1024
@@ -23,7 +23,7 @@ def loads():
 def run(bench):
     """16 KiB and 1 MiB bodies, WebSocket messages, opaque TCP: bytes per CPU second."""
     lines, promises, limits, raw = [], [], [], {}
-    names = ["firebreak", "envoy", *({BEFORE} & set(PEERS))]
+    names = with_before("firebreak", "envoy")
     for what, setup, load in loads():
         rows = measure.rounds(bench, [*names, "direct"], lambda name, s=setup, l=load: one(bench, name, s, l), what)
         raw[what] = dict(rows)

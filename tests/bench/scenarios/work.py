@@ -13,10 +13,10 @@ import tempfile
 import machine
 import measure
 from machine import GENERATOR_CPU, PROXY_CPU
-from peers import PEERS, Setup
+from peers import PEERS, Setup, with_before
 from report import Promise, Report
 
-COLUMNS = ["version", "instructions a request", "allocations a request"]
+COLUMNS = ["proxy", "version", "instructions a request", "allocations a request"]
 REQUESTS = 10_000
 ALLOCATE = re.compile(r"mi_(malloc|zalloc|realloc)_aligned$")
 
@@ -28,20 +28,22 @@ def run(_bench):
     """Firebreak's instructions and allocations a request, in user mode."""
     lines, promises, raw = [], [], {}
     for protocol, version in (("http1", "HTTP/1.1"), ("http2", "HTTP/2")):
-        machine.say(f"instructions, {version}")
-        raw[protocol] = count(Setup(protocol))
-        lines.append([version, f"{raw[protocol]['instructions']:,.0f}", f"{raw[protocol]['allocations']:.1f}"])
-        promises.append(Promise(f"{version}: allocations a request", raw[protocol]["allocations"], ALLOCATIONS[protocol]))
+        for name in with_before("firebreak"):
+            machine.say(f"instructions of {name}, {version}")
+            seen = raw[f"{name} {protocol}"] = count(name, Setup(protocol))
+            lines.append([name, version, f"{seen['instructions']:,.0f}", f"{seen['allocations']:.1f}"])
+        seen = raw[f"firebreak {protocol}"]
+        promises.append(Promise(f"{version}: allocations a request", seen["allocations"], ALLOCATIONS[protocol]))
     note = f"Over {REQUESTS:,} requests on connections that are open already, of the load of the throughput tables."
     return Report(COLUMNS, lines, promises, [note], raw)
 
 
-def count(setup):
+def count(name, setup):
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
         profile = work / "profile"
         valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={profile}"]
-        process = machine.start([*valgrind, *PEERS["firebreak"](work, setup)], [PROXY_CPU])
+        process = machine.start([*valgrind, *PEERS[name](work, setup)], [PROXY_CPU])
         try:
             machine.wait_for_port(setup.port)
             load(setup, REQUESTS // 10)

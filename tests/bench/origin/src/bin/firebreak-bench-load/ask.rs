@@ -9,7 +9,16 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::spawn_local, time::Instant};
 
-use crate::{To, rate_h2::Local};
+use crate::To;
+
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {

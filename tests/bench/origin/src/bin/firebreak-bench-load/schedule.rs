@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rustix::{
     fd::OwnedFd,
-    io::read,
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
 };
 use tokio::{io::unix::AsyncFd, time::Instant};
@@ -33,24 +32,23 @@ impl Schedule {
     /// Waits for the next arrival and says when it was due. What is late is not waited for.
     pub(crate) async fn next(&mut self) -> anyhow::Result<Instant> {
         self.due += Duration::from_secs_f64(-(1.0 - self.random.f64()).ln() * self.mean);
-        let wait = self.due.saturating_duration_since(Instant::now());
-        if !wait.is_zero() {
+        loop {
+            let wait = self.due.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                return Ok(self.due);
+            }
             self.sleep(wait).await?;
         }
-        Ok(self.due)
     }
 
+    /// Setting the timer anew takes back its last expiry, so that nothing need be read from it.
     async fn sleep(&self, wait: Duration) -> anyhow::Result<()> {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let value = Timespec { tv_sec: wait.as_secs().try_into()?, tv_nsec: wait.subsec_nanos().into() };
         let timer = Itimerspec { it_interval: zero, it_value: value };
         timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &timer)?;
-        loop {
-            let mut guard = self.timer.readable().await?;
-            if guard.try_io(|timer| Ok(read(timer.get_ref(), &mut [0; 8])?)).is_ok() {
-                return Ok(());
-            }
-        }
+        self.timer.readable().await?.clear_ready();
+        Ok(())
     }
 }
 
