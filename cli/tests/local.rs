@@ -80,11 +80,16 @@ struct Local {
 }
 
 impl Local {
+    /// With a caller in `shop`, where the objects are too that name no namespace.
     fn start(folder: &PathBuf, more: &[&str]) -> Self {
+        Self::run(folder, &[&["--namespace", "shop"], more].concat())
+    }
+
+    fn run(folder: &PathBuf, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_firebreak"))
             .arg("local")
             .arg(folder)
-            .args(["--json", "--namespace", "shop"])
+            .arg("--json")
             .args(more)
             .stdout(Stdio::piped())
             .spawn()
@@ -254,9 +259,82 @@ fn check_listens_nowhere() {
     assert!(err.contains("warning: ") && err.contains("Service default/service3 is not in the folder"), "{err}");
 }
 
-#[test]
-fn a_missing_folder_is_named() {
-    let output = Command::new(env!("CARGO_BIN_EXE_firebreak")).args(["local", "/nonexistent"]).output().unwrap();
+/// What it says when it cannot start.
+fn refused(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_firebreak")).arg("local").args(args).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("/nonexistent"));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn what_cannot_be_had_is_named_with_what_to_do() {
+    let missing = refused(&["/nonexistent"]);
+    assert!(missing.contains("cannot read /nonexistent: name a folder with YAML files: "), "{missing}");
+    let folder = folder("file", &[("a.yaml", service("service2", origin()))]);
+    let folder = folder.to_str().unwrap();
+    let file = refused(&[&format!("{folder}/a.yaml")]);
+    assert!(file.contains(&format!("a.yaml is a file: name the folder that it is in, {folder}\n")), "{file}");
+    let taken = origin().to_string();
+    let admin = refused(&[folder, "--admin", &taken]);
+    assert!(admin.contains(&format!("--admin {taken}: choose another, or port 0 for a free one: ")), "{admin}");
+}
+
+#[test]
+fn people_are_told_that_nothing_is_served_and_that_stopping_may_take_a_while() {
+    let folder = folder("nothing", &[]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_firebreak"))
+        .arg("local")
+        .arg(&folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let nothing = lines.next().unwrap();
+    assert!(nothing.starts_with("nothing is served: ") && nothing.contains("examples/local"), "{nothing}");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(lines.next().unwrap(), "stopping: requests under way get up to 5s");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// A copy of `examples/local` whose ports are free on this machine: the Service's, and the one of its endpoint.
+fn example(service: u16, endpoint: u16) -> PathBuf {
+    let text = include_str!("../../examples/local/shop.yaml");
+    for port in ["\"80=18080\"", "port: 8000}"] {
+        assert_eq!(text.matches(port).count(), 1, "{port} is to be replaced");
+    }
+    let text =
+        text.replace("80=18080", &format!("80={service}")).replace("port: 8000}", &format!("port: {endpoint}}}"));
+    folder("example", &[("shop.yaml", text)])
+}
+
+#[test]
+fn the_example_serves_a_server_of_ones_own_and_explains_that_there_is_none() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let _inside = runtime.enter();
+    // Bound and deaf: the port refuses connections, and nobody else can take it.
+    let endpoint = tokio::net::TcpSocket::new_v4().unwrap();
+    endpoint.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let local = Local::run(&example(free.port(), endpoint.local_addr().unwrap().port()), &[]);
+    let listening = local.event("listening");
+    assert_eq!((&listening["address"], &listening["service"]), (&free.to_string().into(), &"shop/service2".into()));
+    assert_eq!(listening["policies"], serde_json::json!(["shop/service2"]));
+    local.event("ready");
+
+    let unserved = |text: &str| {
+        assert!(text.starts_with("http/1.1 502"), "{text}");
+        let explained = text.contains("firebreak-reason=connection_refused") && text.contains("firebreak-attempts=4");
+        assert!(explained, "{text}");
+        let record = local.event("failure");
+        assert_eq!((&record["reason"], &record["attempts"]), (&"connection_refused".into(), &4.into()));
+    };
+    unserved(&get(&listening["address"], "/"));
+    let server = endpoint.listen(16).unwrap().into_std().unwrap();
+    server.set_nonblocking(false).unwrap();
+    let serving = thread::spawn(move || answer(server.accept().unwrap().0));
+    assert!(get(&listening["address"], "/").starts_with("http/1.1 200"));
+    assert_eq!(serving.join().unwrap(), Some(()), "the server has seen the request, and is gone");
+    unserved(&get(&listening["address"], "/"));
+    assert_eq!(local.stop(), Some(0));
 }

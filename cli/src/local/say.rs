@@ -105,6 +105,13 @@ impl Voice {
         drop(result);
     }
 
+    /// Tells people what to expect or to do; programs have the events.
+    pub(crate) fn hint(self, text: &str) {
+        if !self.json {
+            anstream::eprintln!("{text}");
+        }
+    }
+
     /// Says every finding.
     pub(crate) fn findings(self, findings: &[Finding]) {
         for finding in findings {
