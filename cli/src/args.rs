@@ -7,6 +7,8 @@ use clap_complete::Shell;
 use firebreak_crds::spec::Duration;
 use hyper::Uri;
 
+use crate::demo::{LEAST, MOST, PARTS, REQUEST};
+
 /// Resilience between services, explained: check policies, run them on a laptop, see them at work.
 ///
 /// Works as `kubectl firebreak` too, when the program is on the PATH as `kubectl-firebreak`.
@@ -16,7 +18,11 @@ use hyper::Uri;
     version,
     propagate_version = true,
     subcommand_required = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = "Examples:
+  firebreak demo                    see what policies do, on this machine
+  firebreak local examples/local    run the proxy with your own YAML
+  firebreak lint policies/          check YAML, in an editor or in CI"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -30,6 +36,7 @@ pub(crate) enum Command {
     Local(LocalArgs),
     Completion(CompletionArgs),
     /// Print the version of this program.
+    #[command(after_help = "Examples:\n  firebreak version    for example to put it into a bug report")]
     Version,
     /// For `helm test`.
     #[command(subcommand, hide = true)]
@@ -42,11 +49,11 @@ pub(crate) enum Command {
 /// requests, and compares what became of them with what the policies promise. Exit code 1: a promise was broken.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  firebreak demo                 about a quarter of a minute
-  firebreak demo --for 1m        no longer than that
+  firebreak demo                 about ten seconds
+  firebreak demo --for 10s       over by then, with fewer requests
   firebreak demo --json | jq '.parts[].checks[]'")]
 pub(crate) struct DemoArgs {
-    /// The longest that it may take, from 8s to 10m
+    /// The longest that it may take, from 10s to 10m
     #[arg(long = "for", value_name = "DURATION", default_value = "20s", value_parser = length)]
     pub(crate) length: Duration,
     /// Print one JSON object at the end
@@ -56,8 +63,12 @@ pub(crate) struct DemoArgs {
 
 fn length(text: &str) -> Result<Duration, String> {
     let length: Duration = text.parse().map_err(|error| format!("{error}"))?;
-    let fits = (Duration::from_secs(8)..=Duration::from_secs(600)).contains(&length);
-    if fits { Ok(length) } else { Err("must be from 8s to 10m: the parts need their time".to_owned()) }
+    if (LEAST..=MOST).contains(&length.get()) {
+        return Ok(length);
+    }
+    let most = MOST.as_secs() / 60;
+    let why = format!("the four parts take {PARTS:?}, and the last request may take {REQUEST:?}");
+    Err(format!("must be from {LEAST:?} to {most}m: {why}"))
 }
 
 /// Check TrafficPolicies and FaultSpecs without a cluster.
@@ -66,7 +77,7 @@ fn length(text: &str) -> Result<Duration, String> {
 /// 0: nothing wrong; 1: something is; 2: the files could not be read.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  firebreak lint policies/                 every .yaml, .yml and .json below a folder
+  firebreak lint policies/                 .yaml, .yml and .json below a folder
   firebreak lint a.yaml b.yaml --strict    in CI: warnings are errors
   helm template . | firebreak lint -       standard input
   kubectl get tpol,fspec -A -o yaml | firebreak lint - --json")]
@@ -89,12 +100,15 @@ pub(crate) struct LintArgs {
 /// `kubernetes.io/service-name`. Needs no cluster and no rights.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  firebreak local examples/local/                     listen, print one line a listener, then `ready`
-  firebreak local . --namespace shop --labels app=web as the pod of a caller: decides which `from` applies
-  firebreak local . --check                           only say what would be served
+  firebreak local examples/local         listen, and print `ready`
+  firebreak local . -n shop -l app=web   as such a pod, for `from` to decide
+  firebreak local . --check              only say what would be served
+  firebreak local . --json | jq 'select(.event == \"failure\")'
 
-A Service port below 1024, or one that is taken, moves to a free port. To choose, annotate the Service:
-  metadata: {annotations: {firebreak.dev/local-ports: \"80=18080,9000=19000\"}}")]
+A Service port below 1024, or one that is taken, moves to a free port.
+To choose one, annotate the Service:
+  metadata:
+    annotations: {firebreak.dev/local-ports: \"80=18080,9000=19000\"}")]
 pub(crate) struct LocalArgs {
     /// Folder with the YAML files
     #[arg(value_name = "DIR")]
@@ -140,6 +154,8 @@ pub(crate) enum SelftestCommand {
 
 /// Answer HTTP requests: /status/503 with that status, /delay/2s late, others with 200.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  firebreak selftest serve --listen 127.0.0.1:8080")]
 pub(crate) struct ServeArgs {
     /// Where to listen
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
@@ -148,6 +164,10 @@ pub(crate) struct ServeArgs {
 
 /// Send a request, print its status and Proxy-Status, and succeed only if they are as expected.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  firebreak selftest call http://service2:8080/status/503 --expect-status 503
+  firebreak selftest call http://service2:8080/delay/2s --within 1m \\
+    --expect-reason attempt_timeout")]
 pub(crate) struct CallArgs {
     /// What to call, such as `http://service2:8080/delay/2s`
     pub(crate) url: Uri,

@@ -11,8 +11,14 @@ mod local;
 mod manifest;
 mod selftest;
 
-use std::{env, io, path::Path, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
+use anstyle::AnsiColor;
 use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command};
@@ -23,7 +29,8 @@ const COULD_NOT: u8 = 2;
 fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&named().get_matches()).unwrap_or_else(|error| error.exit());
     run(&cli.command).unwrap_or_else(|error| {
-        anstream::eprintln!("error: {error:#}");
+        let style = AnsiColor::Red.on_default().bold();
+        anstream::eprintln!("{style}error:{style:#} {error:#}");
         ExitCode::from(COULD_NOT)
     })
 }
@@ -41,7 +48,9 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Lint(args) => lint::run(args),
         Command::Local(args) => block_on(local::run(args)),
         Command::Completion(args) => {
-            clap_complete::generate(args.shell, &mut Cli::command(), "firebreak", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "firebreak", &mut script);
+            told(io::stdout().write_all(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Version => {
@@ -50,6 +59,11 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         }
         Command::Selftest(command) => block_on(selftest::run(command)),
     }
+}
+
+/// A reader who has seen enough and closed the pipe is no failure.
+pub(crate) fn told(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
 /// Runs a command that waits for things. The proxy brings its own threads; one is enough for the rest.

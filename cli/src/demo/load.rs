@@ -14,9 +14,6 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::http::{self, Answer, NoAnswer};
 
-/// Longer than any policy of the demo lets a request take.
-const PATIENCE: Duration = Duration::from_secs(15);
-
 /// How requests end, in the words of the metric `firebreak_requests_total`.
 pub(crate) mod fate {
     pub(crate) const SUCCEEDED: &str = "succeeded";
@@ -26,7 +23,9 @@ pub(crate) mod fate {
     pub(crate) const REFUSED: &str = "refused_by_bulkhead";
     pub(crate) const INJECTED: &str = "injected";
     pub(crate) const UNREACHABLE: &str = "unreachable";
-    /// All of them, with those that the demo's callers never cause.
+    /// As the caller sees it: the proxy knows no such end.
+    pub(crate) const NO_ANSWER: &str = "no_answer";
+    /// All that the proxy counts, with those that the demo's callers never cause.
     pub(crate) const ALL: [&str; 9] =
         [SUCCEEDED, AFTER_RETRY, FAILED, TIMED_OUT, REFUSED, INJECTED, UNREACHABLE, "cancelled", "rejected"];
 }
@@ -41,6 +40,8 @@ pub(crate) struct Load {
     pub(crate) most: u64,
     /// None is begun after this.
     pub(crate) until: Instant,
+    /// A caller gives up after it.
+    pub(crate) patience: Duration,
 }
 
 /// What callers saw.
@@ -69,7 +70,7 @@ pub(crate) async fn send(load: Load, progress: impl Fn() + Clone + Send + 'stati
         callers.spawn(async move {
             let mut tally = Tally::default();
             while Instant::now() < load.until && begun.fetch_add(1, Relaxed) < load.most {
-                tally.add(http::get(&load.to, PATIENCE).await);
+                tally.add(http::get(&load.to, load.patience).await);
                 progress();
             }
             tally
@@ -82,10 +83,16 @@ impl Tally {
     /// Counts one request.
     pub(crate) fn add(&mut self, answer: Result<Answer, NoAnswer>) {
         self.sent += 1;
-        let Ok(answer) = answer else {
-            // The proxy answers whatever it accepts, so this is the proxy's failure and must show.
-            *self.fates.entry("no_answer").or_default() += 1;
-            return;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                // The proxy answers whatever it accepts, so this is the proxy's failure and must show.
+                *self.fates.entry(fate::NO_ANSWER).or_default() += 1;
+                if let NoAnswer::TimedOut(patience) = error {
+                    self.slowest = self.slowest.max(patience);
+                }
+                return;
+            }
         };
         self.slowest = self.slowest.max(answer.took);
         let reason = answer.reason();
@@ -125,5 +132,26 @@ fn fate_of(status: u16, reason: Option<&str>) -> &'static str {
         (_, Some("fault_abort" | "fault_reset")) => fate::INJECTED,
         (_, None | Some("callee_error")) => fate::FAILED,
         (_, Some(_)) => fate::UNREACHABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn callers_give_up_on_a_proxy_that_does_not_answer() {
+        let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let patience = Duration::from_millis(200);
+        let to = http::url(deaf.local_addr().unwrap(), "/");
+        let begun = Instant::now();
+        let tally =
+            send(Load { to, at_once: 3, most: 100, until: begun + Duration::from_millis(300), patience }, || {}).await;
+        assert!(tally.sent >= 3, "{tally:?}");
+        assert_eq!((tally.fate(fate::NO_ANSWER), tally.slowest), (tally.sent, patience));
+        // The last request is begun before 300 ms are over and takes 200; the rest is for a busy machine.
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     }
 }

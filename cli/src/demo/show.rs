@@ -2,54 +2,50 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    time::Duration,
 };
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Cell, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use firebreak_crds::spec;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::parts::{Outcome, Plot};
+use super::{
+    clock::MOST,
+    closing::closing,
+    parts::{Outcome, Plot},
+};
 
 /// Where the demo is told.
 #[derive(Clone, Debug)]
-pub(crate) enum Show {
-    /// To people at a terminal, with a counter that moves.
-    Live(ProgressBar),
-    /// To people who read a file later.
-    Plain(Arc<AtomicU64>),
-    /// To programs, when it is over.
-    Silent,
+pub(crate) struct Show {
+    /// To programs, in one object when it is over; otherwise to people, as it happens.
+    json: bool,
+    /// Moves on standard error, if that is a terminal.
+    bar: ProgressBar,
 }
 
 #[derive(Serialize)]
 struct Json<'a> {
     holds: bool,
     parts: &'a [Outcome],
+    /// Titles of the parts for which there was no time.
+    unplayed: Vec<&'static str>,
 }
 
 impl Show {
     pub(crate) fn new(json: bool) -> Self {
-        if json {
-            return Self::Silent;
-        }
-        if !io::stdout().is_terminal() {
-            return Self::Plain(Arc::default());
-        }
-        let style = ProgressStyle::with_template("  {spinner} {pos} requests, {elapsed}");
-        Self::Live(ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())))
+        // Lines that go through a pipe to the same terminal would not wait for the bar.
+        let bar = if json || io::stdout().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("  {spinner} {msg} {pos} requests, {elapsed}");
+        Self { json, bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())) }
     }
 
     /// A line.
     pub(crate) fn line(&self, text: &str) {
-        match self {
-            Self::Live(bar) => bar.suspend(|| anstream::println!("{text}")),
-            Self::Plain(_) => anstream::println!("{text}"),
-            Self::Silent => {}
+        if !self.json {
+            self.bar.suspend(|| anstream::println!("{text}"));
         }
     }
 
@@ -60,54 +56,50 @@ impl Show {
         for (name, _) in plot.files {
             self.line(&format!("     in force: {name}"));
         }
-        match self {
-            Self::Live(bar) => {
-                bar.reset();
-                bar.enable_steady_tick(std::time::Duration::from_millis(100));
-            }
-            Self::Plain(count) => count.store(0, Relaxed),
-            Self::Silent => {}
-        }
+        self.bar.reset();
+        self.bar.set_message(format!("{number}/{of}"));
+        self.bar.enable_steady_tick(Duration::from_millis(100));
     }
 
     /// Counts a request.
     pub(crate) fn tick(&self) -> impl Fn() + Clone + Send + 'static {
-        let show = self.clone();
-        move || match &show {
-            Self::Live(bar) => bar.inc(1),
-            Self::Plain(count) => drop(count.fetch_add(1, Relaxed)),
-            Self::Silent => {}
-        }
+        let bar = self.bar.clone();
+        move || bar.inc(1)
     }
 
     /// A part is over.
     pub(crate) fn end(&self, outcome: &Outcome) {
-        if let Self::Live(bar) = self {
-            bar.finish_and_clear();
-        }
-        let broken = outcome.checks.iter().filter(|check| !check.holds).count();
-        let verdict = if broken == 0 { "as promised".to_owned() } else { format!("{broken} promises broken") };
+        self.bar.finish_and_clear();
+        let verdict = match outcome.checks.iter().filter(|check| !check.holds).count() {
+            0 => "as promised".to_owned(),
+            1 => "1 promise broken".to_owned(),
+            broken => format!("{broken} promises broken"),
+        };
         self.line(&format!("     {} requests in {:.1} s: {verdict}", outcome.sent, outcome.seconds));
     }
 
-    /// Everything, at the end.
-    pub(crate) fn finish(&self, parts: &[Outcome]) -> io::Result<()> {
+    /// Everything, at the end; with the parts that `length` had no room for.
+    pub(crate) fn finish(&self, parts: &[Outcome], unplayed: &[Plot], length: spec::Duration) -> io::Result<()> {
+        self.bar.finish_and_clear();
         let holds = parts.iter().all(Outcome::holds);
         let mut out = anstream::stdout().lock();
-        if matches!(self, Self::Silent) {
-            serde_json::to_writer_pretty(&mut out, &Json { holds, parts })?;
+        if self.json {
+            let unplayed: Vec<_> = unplayed.iter().map(|plot| plot.title).collect();
+            let json = Json { holds: holds && unplayed.is_empty(), parts, unplayed };
+            serde_json::to_writer_pretty(&mut out, &json)?;
             return writeln!(out);
         }
-        for (number, part) in parts.iter().enumerate() {
-            writeln!(out, "\n{}", table(number + 1, part))?;
-            let text = format!("Learn: {}", part.lesson);
-            writeln!(out, "{}", wrapped(&text))?;
+        for (number, part) in (1..).zip(parts) {
+            writeln!(out, "\n{}", table(number, part))?;
+            writeln!(out, "{}", wrapped(part.explained))?;
         }
-        let (words, colour) =
-            if holds { ("Every promise held.", AnsiColor::Green) } else { ("Promises were broken.", AnsiColor::Red) };
+        if !parts.is_empty() {
+            writeln!(out, "\n{}", closing(parts))?;
+        }
+        let (colour, words) = verdict(holds, parts.len(), unplayed.len(), length);
         let style = colour.on_default().bold();
         writeln!(out, "\n{style}{words}{style:#}")?;
-        if holds {
+        if holds && unplayed.is_empty() {
             let next = "Next: firebreak local DIR runs your own YAML like this; firebreak lint FILE checks it.";
             writeln!(out, "{next}")?;
         }
@@ -119,6 +111,21 @@ impl Outcome {
     /// Whether everything was seen that was promised.
     pub(crate) fn holds(&self) -> bool {
         self.checks.iter().all(|check| check.holds)
+    }
+}
+
+/// The last word.
+fn verdict(holds: bool, played: usize, unplayed: usize, length: spec::Duration) -> (AnsiColor, String) {
+    let broken = if holds { "" } else { "Promises were broken. " };
+    if unplayed > 0 {
+        let (of, more) = (played + unplayed, (2 * length.get()).min(MOST).as_secs());
+        let late = format!("{length} were too little for this machine: {played} of {of} parts were over in time");
+        return (AnsiColor::Red, format!("{broken}{late}. Try firebreak demo --for {more}s."));
+    }
+    if holds {
+        (AnsiColor::Green, "Every promise held.".to_owned())
+    } else {
+        (AnsiColor::Red, broken.trim_end().to_owned())
     }
 }
 
