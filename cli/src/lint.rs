@@ -11,10 +11,7 @@ mod rules;
 mod schema;
 mod structure;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
 use firebreak_crds::{
     API_VERSION, GROUP, VERSION,
@@ -30,6 +27,7 @@ pub(crate) use self::{
 use crate::{
     args::LintArgs,
     manifest::{self, Document, Manifests},
+    told,
 };
 
 /// What became of a set of files.
@@ -65,15 +63,8 @@ pub(crate) fn run(args: &LintArgs) -> anyhow::Result<ExitCode> {
         report.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
     }
     let mut out = anstream::stdout().lock();
-    if args.json {
-        print::json(&mut out, &report)?;
-    } else {
-        print::people(&mut out, &report)?;
-    }
-    match out.flush() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    let printed = if args.json { print::json(&mut out, &report) } else { print::people(&mut out, &report) };
+    told(printed.and_then(|()| out.flush()))?;
     Ok(if report.count(Severity::Error) > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

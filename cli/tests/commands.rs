@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of tests may fail the test")]
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
+use std::{fs, io::pipe, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 fn firebreak(program: &str, args: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(program).args(args).output().unwrap();
@@ -15,11 +15,15 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_firebreak");
 fn every_command_has_help_with_examples() {
     let (code, text) = firebreak(PROGRAM, &["--help"]);
     assert_eq!(code, Some(0));
-    for command in ["demo", "lint", "local", "completion"] {
+    assert!(text.contains("Examples:\n  firebreak demo"), "{text}");
+    for command in ["demo", "lint", "local", "completion", "version"] {
         assert!(text.contains(&format!("  {command} ")), "{command} is not in {text}");
         let (code, help) = firebreak(PROGRAM, &[command, "--help"]);
         assert_eq!(code, Some(0));
-        assert!(help.contains("Examples:\n  firebreak "), "{command}: {help}");
+        let (_, examples) = help.split_once("Examples:\n").unwrap();
+        assert!(examples.starts_with("  firebreak "), "{command}: {help}");
+        let wide: Vec<&str> = examples.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "a terminal would break them: {wide:#?}");
     }
     assert!(!text.contains("selftest"), "of no use to people");
 }
@@ -49,6 +53,22 @@ fn completion_knows_the_commands() {
         let (code, script) = firebreak(PROGRAM, &["completion", shell]);
         assert_eq!(code, Some(0));
         assert!(script.contains("local") && script.contains("demo"), "{shell}");
+    }
+}
+
+/// Runs a command whose reader goes away at once.
+fn unread(args: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let output = Command::new(PROGRAM).args(args).stdout(writer).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    for args in [&["completion", "bash"][..], &["lint", examples], &["lint", "--json", examples], &["version"]] {
+        assert_eq!(unread(args), (Some(0), String::new()), "{args:?}");
     }
 }
 

@@ -124,4 +124,10 @@ fn what_cannot_be_read_exits_2() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.starts_with("error: cannot read /nonexistent/policy.yaml: "), "{text}");
     assert_eq!(lint(&[]).status.code(), Some(2), "no file named");
+    let (folder, _) = file("empty", GOOD);
+    fs::rename(folder.join("policy.yaml"), folder.join("policy.txt")).unwrap();
+    let output = lint(&[&folder.display().to_string()]);
+    assert_eq!(output.status.code(), Some(2), "a wrong folder must not pass in CI");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("ends in .yaml, .yml or .json: name another folder"), "{text}");
 }

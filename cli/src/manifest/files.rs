@@ -13,12 +13,15 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-/// A file or folder that cannot be read.
+/// Why there is nothing to look at.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {name}: {error}")]
-pub(crate) struct Unreadable {
-    name: String,
-    error: io::Error,
+pub(crate) enum Unreadable {
+    /// A file or folder that cannot be read.
+    #[error("cannot read {name}: {error}")]
+    Io { name: String, error: io::Error },
+    /// A folder without manifests, which is more likely a wrong name than a good result.
+    #[error("no file below {0} ends in .yaml, .yml or .json: name another folder, or the files themselves")]
+    Empty(String),
 }
 
 /// Larger manifests are refused: etcd holds no object above 1.5 MiB, and a file of this size holds hundreds.
@@ -31,7 +34,11 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Unreadable> {
         if path.as_os_str() == "-" {
             sources.push(read_stdin()?);
         } else if path.is_dir() {
-            sources.extend(read_folder(path)?);
+            let found = read_folder(path)?;
+            if found.is_empty() {
+                return Err(Unreadable::Empty(path.display().to_string()));
+            }
+            sources.extend(found);
         } else {
             sources.push(read_file(path)?);
         }
@@ -49,7 +56,7 @@ pub(crate) fn read_folder(folder: &Path) -> Result<Vec<Source>, Unreadable> {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Unreadable> {
-    let unreadable = |error| Unreadable { name: folder.display().to_string(), error };
+    let unreadable = |error| Unreadable::Io { name: folder.display().to_string(), error };
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
@@ -78,7 +85,7 @@ fn read_file(path: &Path) -> Result<Source, Unreadable> {
     };
     match read() {
         Ok(text) => Ok(Source { name, text }),
-        Err(error) => Err(Unreadable { name, error }),
+        Err(error) => Err(Unreadable::Io { name, error }),
     }
 }
 
@@ -86,6 +93,6 @@ fn read_stdin() -> Result<Source, Unreadable> {
     let mut text = String::new();
     match io::stdin().lock().take(MAX_BYTES).read_to_string(&mut text) {
         Ok(_) => Ok(Source { name: "-".to_owned(), text }),
-        Err(error) => Err(Unreadable { name: "standard input".to_owned(), error }),
+        Err(error) => Err(Unreadable::Io { name: "standard input".to_owned(), error }),
     }
 }
