@@ -17,6 +17,13 @@ readonly NODE_IP=172.30.250.2
 readonly PODS=10.245.0.0/24
 readonly SERVICES=10.97.0.0/16
 readonly API_IP=10.97.0.1
+# The same once more, so that Services and pods have an address of either family.
+readonly HOST_IP6=fd6b:7e57:0:250::1
+readonly NODE_IP6=fd6b:7e57:0:250::2
+readonly PODS6=fd6b:7e57:0:245::/64
+readonly SERVICES6=fd6b:7e57:0:97::/112
+# A setting of a network: its interfaces use their addresses at once, without asking first whether others have them.
+readonly NO_DAD=net.ipv6.conf.default.accept_dad=0
 readonly CONTAINERD=$STATE/run/containerd/containerd.sock
 # What the kubelet sets in the whole machine.
 readonly KERNEL_SETTINGS=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys

@@ -8,6 +8,7 @@ mod bulkhead;
 mod change;
 mod faults;
 mod install;
+mod ipv6;
 mod outage;
 mod protocols;
 mod retries;
