@@ -1,6 +1,13 @@
 //! A caller: many requests, some at once, and what became of each.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -15,23 +22,32 @@ use hyper_util::{
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::grpc;
 
 /// Requests that the proxy answered itself and that are reported without being asked for.
 const MOST_FAILURES: usize = 5;
 
+/// What a caller that goes on until it is told to end prints when its first request is over.
+pub const UNDER_WAY: &str = "under way";
+
 /// What to send.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Call {
     url: Uri,
-    /// Requests in all; without it and without `--for`, one
+    /// Requests in all; without it and without another end, one
     #[arg(long)]
     count: Option<usize>,
     /// How long to go on, such as 10s
     #[arg(long = "for")]
     duration: Option<spec::Duration>,
+    /// Go on until standard input ends
+    #[arg(long, conflicts_with_all = ["count", "duration"])]
+    until_closed: bool,
+    /// Between the end of a request and the next, such as 10ms: a load that leaves room for what it is to outlast
+    #[arg(long)]
+    pause: Option<spec::Duration>,
     /// Requests at once
     #[arg(long, default_value_t = 1)]
     concurrency: usize,
@@ -148,6 +164,7 @@ struct Caller {
     client: Client<HttpConnector, Full<Bytes>>,
     started: Instant,
     begun: Mutex<usize>,
+    closed: AtomicBool,
 }
 
 /// Sends the requests and reports.
@@ -165,9 +182,12 @@ pub async fn run(call: Call) -> anyhow::Result<Report> {
         .pool_max_idle_per_host(if call.fresh { 0 } else { usize::MAX })
         .retry_canceled_requests(false)
         .build_http();
-    let concurrency = call.concurrency;
-    let each = call.each;
-    let caller = Arc::new(Caller { call, headers, client, started: Instant::now(), begun: Mutex::new(0) });
+    let (concurrency, each, until_closed) = (call.concurrency, call.each, call.until_closed);
+    let (started, begun, closed) = (Instant::now(), Mutex::new(0), AtomicBool::new(false));
+    let caller = Arc::new(Caller { call, headers, client, started, begun, closed });
+    if until_closed {
+        tokio::spawn(Arc::clone(&caller).listen());
+    }
     let callers = (0..concurrency).map(|_| tokio::spawn(Arc::clone(&caller).call_until_done()));
     let outcomes = join_all(callers).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(Report::of(outcomes.concat(), each))
@@ -178,13 +198,27 @@ impl Caller {
         let mut outcomes = Vec::new();
         while let Some(number) = self.next() {
             outcomes.push(self.one(number).await);
+            if number == 0 && self.call.until_closed {
+                println!("{UNDER_WAY}");
+            }
+            if let Some(pause) = self.call.pause {
+                sleep(pause.get()).await;
+            }
         }
         outcomes
     }
 
+    async fn listen(self: Arc<Self>) {
+        // A broken input is an ended one.
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
+        self.closed.store(true, Relaxed);
+    }
+
     fn next(&self) -> Option<usize> {
-        let most = self.call.count.unwrap_or(if self.call.duration.is_some() { usize::MAX } else { 1 });
+        let has_end = self.call.duration.is_some() || self.call.until_closed;
+        let most = self.call.count.unwrap_or(if has_end { usize::MAX } else { 1 });
         let in_time = self.call.duration.is_none_or(|duration| self.started.elapsed() < duration.get());
+        let in_time = in_time && !self.closed.load(Relaxed);
         let mut begun = self.begun.lock();
         let number = *begun;
         (number < most && in_time).then(|| {

@@ -11,7 +11,11 @@ use serde_json::Value;
 
 use super::{Namespace, metrics::Metrics};
 use crate::app::{
-    ECHO_PORT, GREETING_PORT, HEALTH, HTTP_PORT, behaviour::Behaviour, call::Report, hold::Event, record::Record,
+    ECHO_PORT, GREETING_PORT, HEALTH, HTTP_PORT,
+    behaviour::Behaviour,
+    call::{Report, UNDER_WAY},
+    hold::Event,
+    record::Record,
 };
 use crate::wait;
 
@@ -28,9 +32,17 @@ pub struct App<'a> {
 
 /// A stream that a caller holds open.
 #[derive(Debug)]
-pub struct Held {
+pub struct Held(Running);
+
+/// Requests that a caller sends, one after the other, while something else is done.
+#[derive(Debug)]
+pub struct Load(Running);
+
+/// The application at work in a pod, until it is told to end.
+#[derive(Debug)]
+struct Running {
     process: Child,
-    events: Lines<BufReader<ChildStdout>>,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl<'a> App<'a> {
@@ -93,13 +105,27 @@ impl<'a> App<'a> {
 
     /// Opens a stream (`websocket` or `grpc`) to `authority` and holds it.
     pub fn hold(&self, kind: &str, authority: &str) -> anyhow::Result<Held> {
-        let arguments = self.arguments(&["--stdin"], &["hold", kind, authority]);
-        let mut process =
-            Command::new("kubectl").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let events = BufReader::new(process.stdout.take().context("no output")?).lines();
-        let mut held = Held { process, events };
+        let mut held = Held(self.start(&["hold", kind, authority])?);
         anyhow::ensure!(held.next()? == Event::Open, "{kind} to {authority} did not open");
         Ok(held)
+    }
+
+    /// Calls `url` from the pod again and again, as [`call`](Self::call) does, until the load is ended. Returns when the first
+    /// request is over.
+    pub fn load(&self, url: &str, arguments: &str) -> anyhow::Result<Load> {
+        let call = ["call", url, "--until-closed"];
+        let mut running = self.start(&call.into_iter().chain(arguments.split_whitespace()).collect::<Vec<_>>())?;
+        let line = running.next()?;
+        anyhow::ensure!(line == UNDER_WAY, "the load of {url} began with {line}");
+        Ok(Load(running))
+    }
+
+    fn start(&self, arguments: &[&str]) -> anyhow::Result<Running> {
+        let arguments = self.arguments(&["--stdin"], arguments);
+        let mut process =
+            Command::new("kubectl").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = BufReader::new(process.stdout.take().context("no output")?).lines();
+        Ok(Running { process, lines })
     }
 
     /// Runs the application in the pod and reads what it printed as JSON.
@@ -123,16 +149,34 @@ impl<'a> App<'a> {
 impl Held {
     /// Ends the stream: how many messages came back on it, if it was whole until now.
     pub fn close(mut self) -> anyhow::Result<Event> {
-        drop(self.process.stdin.take());
+        self.0.close();
         self.next()
     }
 
     fn next(&mut self) -> anyhow::Result<Event> {
-        Ok(serde_json::from_str(&self.events.next().context("the holder ended without a word")??)?)
+        Ok(serde_json::from_str(&self.0.next()?)?)
     }
 }
 
-impl Drop for Held {
+impl Load {
+    /// Ends the load, with the requests that are under way: what became of all.
+    pub fn end(mut self) -> anyhow::Result<Report> {
+        self.0.close();
+        Ok(serde_json::from_str(&self.0.next()?)?)
+    }
+}
+
+impl Running {
+    fn close(&mut self) {
+        drop(self.process.stdin.take());
+    }
+
+    fn next(&mut self) -> anyhow::Result<String> {
+        Ok(self.lines.next().context("it ended without a word")??)
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         self.process.kill().ok();
         self.process.wait().ok();

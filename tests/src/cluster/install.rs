@@ -1,13 +1,16 @@
 //! Firebreak in the cluster: installed once for all tests, by the chart and as a user would.
 
+use anyhow::Context;
 use parking_lot::Mutex;
+use serde_json::Value;
 
-use super::{kubectl, run};
-use crate::root;
+use super::{kubectl, kubectl_json, metrics::Metrics, run};
+use crate::{root, wait};
 
 /// The namespace that the tests install into.
 pub const NAMESPACE: &str = "firebreak-system";
-const RELEASE: &str = "firebreak";
+/// The name of the release.
+pub const RELEASE: &str = "firebreak";
 
 /// Whether the chart is installed; tests run one after another, so the lock is only about truth.
 static INSTALLED: Mutex<bool> = Mutex::new(false);
@@ -37,9 +40,46 @@ pub fn uninstall() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the chart is installed as the tests install it. If not, the next test that needs it installs it anew.
+pub fn set_installed(installed: bool) {
+    *INSTALLED.lock() = installed;
+}
+
 /// Runs helm.
 pub fn helm(arguments: &[&str]) -> anyhow::Result<String> {
     run("helm", arguments, "")
+}
+
+/// The names of a component's pods that are ready and stay.
+pub fn replicas(component: &str) -> anyhow::Result<Vec<String>> {
+    let selector = format!("app.kubernetes.io/component={component}");
+    let list = kubectl_json(["--namespace", NAMESPACE, "get", "pods", "--selector", &selector, "--output", "json"])?;
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let is_ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+    let name = |pod: &Value| pod["metadata"]["name"].as_str().map(str::to_owned).context("a pod without a name");
+    pods.iter().filter(|pod| stays(pod) && is_ready(pod)).map(name).collect()
+}
+
+/// What a replica of the operator or the injector counts.
+pub fn metrics(pod: &str) -> anyhow::Result<Metrics> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9090/proxy/metrics");
+    Ok(Metrics::parse(&kubectl(["get", "--raw", &path])?))
+}
+
+/// Ends all pods of operator and injector without warning, and waits until as many others are ready.
+pub fn kill_all() -> anyhow::Result<()> {
+    const COMPONENTS: [&str; 2] = ["operator", "injector"];
+    let before = COMPONENTS.map(replicas);
+    kubectl(["--namespace", NAMESPACE, "delete", "pods", "--all", "--force", "--grace-period=0"])?;
+    for (component, before) in COMPONENTS.into_iter().zip(before) {
+        let before = before?;
+        wait::until("others are in their place", || {
+            let now = replicas(component)?;
+            Ok(now.len() == before.len() && now.iter().all(|pod| !before.contains(pod)))
+        })?;
+    }
+    Ok(())
 }
 
 /// A deployment of the chart that is scaled to zero until this is dropped.

@@ -1,26 +1,49 @@
 //! Firebreak's own parts fail: traffic goes on, and pods that do not need them start.
 
-use std::thread;
+use firebreak_tests::{
+    cluster::{Namespace, app, app::App, install, kubectl},
+    wait,
+};
 
-use firebreak_tests::cluster::{Namespace, app, app::App, install, kubectl};
+/// A policy on service3 that gives up and never tries again.
+const CLOCKS_ONLY: &str = "
+apiVersion: firebreak.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: service3}
+spec:
+  targetRefs: [{kind: Service, name: service3}]
+  timeouts: {connect: 2s, attempt: 5s, request: 10s}
+";
 
+/// Under a policy that retries, under one that does not, and without any: no retry hides a request that was lost.
 #[test]
 fn operator_and_injector_are_killed_under_load_and_no_request_fails() -> anyhow::Result<()> {
-    let shop = super::shop()?;
-    let web = App::named(&shop, "web");
+    let (shop, bare) = (super::shop()?, super::shop()?);
+    let (web, service3) = (App::named(&shop, "web"), App::deploy(&shop, "service3")?);
+    service3.ready_for(&web)?;
     shop.apply_example("talk-1-timeouts-and-retries.yaml")?;
+    shop.apply(CLOCKS_ONLY)?;
     super::in_force(&shop, "trafficpolicy/service2")?;
-    let report = thread::scope(|scope| -> anyhow::Result<_> {
-        let load = scope.spawn(|| web.call("http://service2/", "--for 15s --concurrency 4"));
-        let kill = ["--namespace", install::NAMESPACE, "delete", "pods", "--all", "--force", "--grace-period=0"];
-        kubectl(kill)?;
-        for deployment in ["firebreak-operator", "firebreak-injector"] {
-            install::rollout(deployment)?;
-        }
-        load.join().map_err(|_| anyhow::anyhow!("the caller's thread ended"))?
-    })?;
-    assert!(report.sent > 1000, "{report:?}");
-    assert_eq!(report.with("200"), report.sent, "{report:?}");
+    super::in_force(&shop, "trafficpolicy/service3")?;
+    let (bare_web, bare_service2) = (App::named(&bare, "web"), App::named(&bare, "service2"));
+
+    let load = |caller: &App, url| caller.load(url, "--concurrency 4 --pause 5ms");
+    let loads =
+        [load(&web, "http://service2/")?, load(&web, "http://service3/")?, load(&bare_web, "http://service2/")?];
+    install::kill_all()?;
+    // The new ones take part in it too: they publish.
+    shop.apply(&CLOCKS_ONLY.replace("10s", "11s"))?;
+    super::in_force(&shop, "trafficpolicy/service3")?;
+    let [retried, clocked, plain] = loads.map(app::Load::end);
+
+    for report in [&retried?, &clocked?, &plain?] {
+        assert!(report.sent > 500, "{report:?}");
+        assert_eq!(report.with("200"), report.sent, "{report:?}");
+    }
+    for service in [service3, bare_service2] {
+        let tries = service.record()?.tries_a_request();
+        assert!(tries.keys().all(|count| *count == 1), "a request was tried again, so one was lost: {tries:?}");
+    }
     Ok(())
 }
 
@@ -35,12 +58,11 @@ fn a_rollout_of_the_service_under_load_fails_no_request() -> anyhow::Result<()> 
         .replace("args: [serve]", "args: [serve]\n        lifecycle: {preStop: {sleep: {seconds: 3}}}");
     shop.apply(&manifest)?;
     steady.ready_for(&web)?;
-    let report = thread::scope(|scope| -> anyhow::Result<_> {
-        let load = scope.spawn(|| web.call("http://steady/", "--for 20s --concurrency 4"));
-        shop.kubectl(&["rollout", "restart", "deployment/steady"])?;
-        steady.ready()?;
-        load.join().map_err(|_| anyhow::anyhow!("the caller's thread ended"))?
-    })?;
+    let load = web.load("http://steady/", "--concurrency 4")?;
+    shop.kubectl(&["rollout", "restart", "deployment/steady"])?;
+    steady.ready()?;
+    wait::until("the old pods are gone", || Ok(shop.pods("steady")?.len() == 2))?;
+    let report = load.end()?;
     assert!(report.sent > 1000, "{report:?}");
     assert_eq!(report.with("200"), report.sent, "{report:?}");
     Ok(())
@@ -78,7 +100,7 @@ fn without_the_injector_pods_that_opted_out_start_and_others_wait() -> anyhow::R
 
 fn wait_for_refusal(shop: &Namespace) -> anyhow::Result<String> {
     let mut refusal = String::new();
-    firebreak_tests::wait::until("the ReplicaSet's pod is refused", || {
+    wait::until("the ReplicaSet's pod is refused", || {
         refusal = shop.kubectl(&["get", "events", "--field-selector", "reason=FailedCreate"])?;
         Ok(refusal.contains("protected"))
     })?;
