@@ -11,6 +11,7 @@ mod install;
 mod ipv6;
 mod outage;
 mod protocols;
+mod replicas;
 mod retries;
 mod scope;
 mod wrong;
