@@ -14,6 +14,7 @@ mod protocols;
 mod replicas;
 mod retries;
 mod scope;
+mod streams;
 mod wrong;
 
 use firebreak_tests::{
