@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const PROXY: &str = "firebreak-proxy";
 
-fn has_proxy(pod: &Value) -> bool {
+pub(super) fn has_proxy(pod: &Value) -> bool {
     let containers = pod["spec"]["initContainers"].as_array().into_iter().flatten();
     containers.into_iter().any(|container| container["name"] == PROXY)
 }

@@ -15,6 +15,7 @@ mod replicas;
 mod retries;
 mod scope;
 mod streams;
+mod upgrade;
 mod wrong;
 
 use firebreak_tests::{
