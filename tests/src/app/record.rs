@@ -26,8 +26,6 @@ pub struct Record {
 /// One try.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Try {
-    /// What the proxy said which try it is.
-    pub attempt: Option<String>,
     /// Milliseconds until it ended.
     pub lasted: Option<u64>,
     /// The status it was answered with; none when the caller went away first.
@@ -67,8 +65,7 @@ impl Record {
 impl Recorder {
     /// Begins a try, with its number: how many began before it since the record was last cleared.
     pub fn begin(&self, headers: &HeaderMap) -> (Running, u64) {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let id = text("x-request-id").unwrap_or_default();
+        let id = headers.get("x-request-id").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let mut record = self.0.lock();
         let number = record.tries;
         record.tries += 1;
@@ -78,7 +75,7 @@ impl Recorder {
         if number < MOST_KEPT as u64 {
             let tries = record.seen.entry(id.clone()).or_default();
             place = tries.len();
-            tries.push(Try { attempt: text("firebreak-attempt"), ..Try::default() });
+            tries.push(Try::default());
         }
         drop(record);
         (Running { recorder: self.clone(), id, place, since: Instant::now(), status: None }, number)
