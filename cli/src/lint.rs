@@ -51,7 +51,7 @@ pub(crate) struct Checked<'a> {
 /// Its spec.
 #[derive(Debug)]
 pub(crate) enum Spec {
-    Policy(TrafficPolicySpec),
+    Policy(Box<TrafficPolicySpec>),
     Fault(FaultSpecSpec),
 }
 
@@ -134,7 +134,7 @@ fn ignores_nulls(field: &str) -> bool {
 
 fn typed(document: &Document, value: &Value, findings: &mut Vec<Finding>) -> Option<Spec> {
     let spec = if document.text("/kind") == "TrafficPolicy" {
-        decode(value).map(Spec::Policy)
+        decode(value).map(|spec| Spec::Policy(Box::new(spec)))
     } else {
         decode(value).map(Spec::Fault)
     };

@@ -45,8 +45,7 @@ impl Engine {
     pub(crate) fn start(caller: Caller, admin: SocketAddr, grace: Duration) -> Result<Self, StartError> {
         let (sender, records) = mpsc::channel(RECORDS);
         let identity = Identity { name: NAME.to_owned(), labels: caller.labels.clone(), addresses: Vec::new() };
-        let settings =
-            Settings { identity, admin: vec![admin], grace, records: Some(sender), ..Settings::default() };
+        let settings = Settings { identity, admin: vec![admin], grace, records: Some(sender), ..Settings::default() };
         Ok(Self { stage: Stage::new(caller), proxy: Proxy::start(settings)?, records })
     }
 
