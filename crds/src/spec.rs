@@ -4,6 +4,7 @@
 //! its policy field by field and a default filled in by the API server could not be told from a choice. Defaults live in
 //! [`defaults`] and are applied where a policy is put in force.
 
+pub mod breaker;
 pub mod bulkhead;
 pub mod defaults;
 pub mod duration;
@@ -22,6 +23,7 @@ pub mod warnings;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    breaker::{CircuitBreaker, FailureRate, Force, HalfOpen, OpenFor, Recovery, SlowCalls, TripOn},
     bulkhead::Bulkhead,
     duration::Duration,
     fault::{Abort, Delay, Fault, FaultSpecSpec, Position},
@@ -35,7 +37,7 @@ pub use self::{
     warnings::{Warning, warnings},
 };
 
-/// How callers treat a Service: its timeouts, retries and bulkhead, with exceptions for some requests.
+/// How callers treat a Service: its timeouts, retries, breaker and bulkhead, with exceptions for some requests.
 ///
 /// A policy in the Service's own namespace applies to every caller that carries the proxy. A policy in another namespace
 /// names the Service's namespace in its targetRef, applies only to callers in its own namespace, and wins there.
@@ -70,7 +72,7 @@ pub use self::{
         printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
         printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
         label("gateway.networking.k8s.io/policy", "Direct"),
-        doc = "How callers treat a Service: timeouts, retries and bulkheads, enforced by the proxy beside each caller."
+        doc = "How callers treat a Service: timeouts, retries, breakers and bulkheads, enforced by the proxy beside each caller."
     )
 )]
 #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::policy_rules())))]
@@ -87,6 +89,9 @@ pub struct TrafficPolicySpec {
     /// When a failed try is repeated. Left out: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// When calls to a callee that fails are stopped, and how it is let back in. Left out: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// How much of each caller one callee may take. Left out: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulkhead: Option<Bulkhead>,

@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use firebreak_crds::{
     spec::{
-        Abort, Backoff, Budget, Bulkhead, Condition, Delay, Duration, Expression, Fault, HttpMatch, LabelSelector,
-        Methods, Operator, PathMatch, Percent, Retries, Route, Timeouts, ValueMatch,
+        Abort, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Duration, Expression, FailureRate, Fault,
+        Force, HalfOpen, HttpMatch, LabelSelector, Methods, OpenFor, Operator, PathMatch, Percent, Recovery, Retries,
+        Route, SlowCalls, Timeouts, TripOn, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -86,6 +87,34 @@ fn bulkhead() -> impl Strategy<Value = Bulkhead> {
     )
 }
 
+fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
+    let rate = || (percent(), option::of(duration()), option::of(1u32..1_000));
+    let failures = rate().prop_map(|(percent, window, min_requests)| FailureRate { percent, window, min_requests });
+    let slow = (rate(), duration()).prop_map(|((percent, window, min_requests), threshold)| SlowCalls {
+        percent,
+        threshold,
+        window,
+        min_requests,
+    });
+    let trips = (option::of(1u32..100), option::of(failures), option::of(slow)).prop_map(
+        |(consecutive_failures, failure_rate, slow_calls)| TripOn { consecutive_failures, failure_rate, slow_calls },
+    );
+    let open = (option::of(duration()), option::of(duration())).prop_map(|(initial, max)| OpenFor { initial, max });
+    let half = option::of(1u32..100).prop_map(|probes| HalfOpen { probes });
+    let recovery = (option::of(duration()), option::of(percent()))
+        .prop_map(|(ramp, start_percent)| Recovery { ramp, start_percent });
+    let force = select(vec![Force::Open, Force::Closed]);
+    (option::of(trips), option::of(open), option::of(half), option::of(recovery), option::of(force)).prop_map(
+        |(trip_on, open_for, half_open, recovery, force)| CircuitBreaker {
+            trip_on,
+            open_for,
+            half_open,
+            recovery,
+            force,
+        },
+    )
+}
+
 fn either() -> impl Strategy<Value = (Option<String>, Option<String>)> {
     ("[ -~]{0,20}", any::<bool>()).prop_map(|(text, exact)| if exact { (Some(text), None) } else { (None, Some(text)) })
 }
@@ -115,8 +144,16 @@ fn selector() -> impl Strategy<Value = LabelSelector> {
 fn policy() -> impl Strategy<Value = Policy> {
     let route = (http_match(), option::of(timeouts()), option::of(retries()))
         .prop_map(|(matches, timeouts, retries)| Route { matches, timeouts, retries });
-    (option::of(selector()), option::of(timeouts()), option::of(retries()), option::of(bulkhead()), vec(route, 0..3))
-        .prop_map(|(from, timeouts, retries, bulkhead, routes)| Policy { from, timeouts, retries, bulkhead, routes })
+    let (breaker, bulkhead) = (option::of(circuit_breaker()), option::of(bulkhead()));
+    (option::of(selector()), option::of(timeouts()), option::of(retries()), breaker, bulkhead, vec(route, 0..3))
+        .prop_map(|(from, timeouts, retries, circuit_breaker, bulkhead, routes)| Policy {
+            from,
+            timeouts,
+            retries,
+            circuit_breaker,
+            bulkhead,
+            routes,
+        })
 }
 
 fn fault() -> impl Strategy<Value = wire::Fault> {

@@ -1,8 +1,10 @@
 //! The protections, each in a file of its own: a compiled form, and the decisions it takes. No I/O, no tasks; time is
 //! passed in, so that a test owns it.
 
+pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod fault;
 pub mod retry;
 pub mod timeout;
+pub mod window;

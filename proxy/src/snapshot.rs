@@ -11,16 +11,26 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use firebreak_crds::wire::Protocol;
 use hashbrown::HashMap;
 use http::request::Parts;
+use tokio::time::Instant;
 
 use crate::{
-    policy::{budget::Budget, bulkhead::Gate, fault::FaultSet, retry::Retries, timeout::Clocks},
+    policy::{
+        breaker::{Breaker, Outcome, Refused, Ticket},
+        budget::Budget,
+        bulkhead::Gate,
+        fault::FaultSet,
+        retry::Retries,
+        timeout::Clocks,
+    },
     route::matcher::Matcher,
     telemetry::metrics::CalleeMetrics,
+    verdict::Reason,
 };
 
 /// Everything a worker needs to know about the world.
@@ -49,6 +59,8 @@ pub struct Callee {
     pub endpoints: Option<Endpoints>,
     /// The policy in force.
     pub policy: Option<Policy>,
+    /// Its breaker, if the policy has one.
+    pub breaker: Option<Arc<Breaker>>,
     /// Faults aimed at it.
     pub faults: Box<[Arc<FaultSet>]>,
     /// How much of this proxy it may take.
@@ -60,8 +72,37 @@ pub struct Callee {
 /// The places where a callee runs, with a turn that all workers share.
 #[derive(Debug)]
 pub struct Endpoints {
-    addresses: Box<[SocketAddr]>,
+    list: Box<[Endpoint]>,
     turn: AtomicUsize,
+}
+
+/// One place where a callee runs.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    /// Its breaker, if the policy has one.
+    pub breaker: Option<Arc<Breaker>>,
+}
+
+/// Where a try goes, and what is to be told of its outcome.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    /// The endpoint; `None` means the address that the caller called.
+    pub endpoint: Option<SocketAddr>,
+    /// Of the callee's breaker.
+    pub service: Option<Ticket>,
+    /// Of the endpoint's.
+    pub at_endpoint: Option<Ticket>,
+}
+
+/// Why a try goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAdmitted {
+    /// What is said of it.
+    pub reason: Reason,
+    /// When to ask again, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// A compiled TrafficPolicy.
@@ -118,36 +159,124 @@ impl Policy {
     }
 }
 
-impl Endpoints {
-    /// Endpoints in the order of the config.
-    pub fn new(addresses: Box<[SocketAddr]>) -> Self {
-        Self { addresses, turn: AtomicUsize::new(0) }
+impl Admitted {
+    /// The head of the response has come, and its status will only at the end.
+    pub fn answered(&mut self, now: Instant) {
+        self.tickets().for_each(|ticket| ticket.answered(now));
     }
 
-    /// The next endpoint in turn, another than `last` if there is another. `None` when there is none at all.
-    pub fn next(&self, last: Option<SocketAddr>) -> Option<SocketAddr> {
-        let count = self.addresses.len();
-        let pick = || self.addresses.get(self.turn.fetch_add(1, Relaxed) % count.max(1)).copied();
-        match pick()? {
-            again if Some(again) == last && count > 1 => pick().filter(|other| Some(*other) != last).or(Some(again)),
-            endpoint => Some(endpoint),
+    /// Says what became of the try.
+    pub fn ended(self, outcome: Outcome, now: Instant) {
+        [self.service, self.at_endpoint].into_iter().flatten().for_each(|ticket| ticket.ended(outcome, now));
+    }
+
+    /// Whether nobody is to be told.
+    pub fn is_empty(&self) -> bool {
+        self.service.is_none() && self.at_endpoint.is_none()
+    }
+
+    fn tickets(&mut self) -> impl Iterator<Item = &mut Ticket> {
+        [&mut self.service, &mut self.at_endpoint].into_iter().flatten()
+    }
+}
+
+impl From<Refused> for NotAdmitted {
+    fn from(refused: Refused) -> Self {
+        Self { reason: Reason::BreakerOpen, retry_after: Some(refused.retry_after) }
+    }
+}
+
+impl Callee {
+    /// Asks the breakers for a try at `now` that must have its answer by `end`, at another endpoint than `last` if there is
+    /// another.
+    ///
+    /// # Errors
+    /// When the callee is to be left alone, or there is no endpoint.
+    pub fn admit(&self, last: Option<SocketAddr>, now: Instant, end: Option<Instant>) -> Result<Admitted, NotAdmitted> {
+        let service = self.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose()?;
+        let Some(endpoints) = &self.endpoints else { return Ok(Admitted { service, ..Admitted::default() }) };
+        let (address, at_endpoint) = endpoints.next(last, now, end)?;
+        Ok(Admitted { endpoint: Some(address), service, at_endpoint })
+    }
+}
+
+impl Endpoints {
+    /// Endpoints in the order of the config.
+    pub fn new(list: Box<[Endpoint]>) -> Self {
+        Self { list, turn: AtomicUsize::new(0) }
+    }
+
+    /// The next endpoint in turn whose breaker admits a try, another than `last` if there is another.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn next(
+        &self,
+        last: Option<SocketAddr>,
+        now: Instant,
+        end: Option<Instant>,
+    ) -> Result<(SocketAddr, Option<Ticket>), NotAdmitted> {
+        let count = self.list.len();
+        let first = self.turn.fetch_add(1, Relaxed) % count.max(1);
+        let in_turn = || self.list[first..].iter().chain(&self.list[..first]);
+        let others = in_turn().filter(|endpoint| Some(endpoint.address) != last);
+        let again = in_turn().filter(|endpoint| Some(endpoint.address) == last);
+        let mut refusal = NotAdmitted { reason: Reason::NoEndpoints, retry_after: None };
+        for endpoint in others.chain(again) {
+            match endpoint.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
+                Ok(ticket) => return Ok((endpoint.address, ticket)),
+                Err(refused) => {
+                    let soonest =
+                        refusal.retry_after.map_or(refused.retry_after, |other| other.min(refused.retry_after));
+                    refusal = NotAdmitted::from(Refused { retry_after: soonest });
+                }
+            }
         }
+        Err(refusal)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::breaker;
+
+    fn endpoints(ports: std::ops::RangeInclusive<u16>) -> Endpoints {
+        Endpoints::new(ports.map(|port| Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None }).collect())
+    }
+
+    fn next(endpoints: &Endpoints, last: Option<u16>) -> Result<u16, NotAdmitted> {
+        let last = last.map(|port| ([127, 0, 0, 1], port).into());
+        endpoints.next(last, Instant::now(), None).map(|(address, _)| address.port())
+    }
 
     #[test]
     fn endpoints_take_turns_and_a_retry_goes_elsewhere() {
-        let addresses: Vec<SocketAddr> = (1..=3).map(|port| ([127, 0, 0, 1], port).into()).collect();
-        let endpoints = Endpoints::new(addresses.clone().into());
-        assert_eq!((0..6).map(|_| endpoints.next(None).unwrap().port()).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3]);
-        let first = endpoints.next(None);
-        assert_ne!(endpoints.next(first), first);
-        let one = Endpoints::new(addresses[..1].into());
-        assert_eq!(one.next(one.next(None)).unwrap().port(), 1);
-        assert_eq!(Endpoints::new(Box::default()).next(None), None);
+        let three = endpoints(1..=3);
+        let turns: Vec<_> = (0..6).map(|_| next(&three, None).unwrap()).collect();
+        assert_eq!(turns, [1, 2, 3, 1, 2, 3]);
+        for _ in 0..6 {
+            assert_ne!(next(&three, Some(2)), Ok(2));
+        }
+        assert_eq!(next(&endpoints(1..=1), Some(1)), Ok(1), "where there is no other");
+        let none = Endpoints::new(Box::default());
+        assert_eq!(next(&none, None).unwrap_err().reason, Reason::NoEndpoints);
+    }
+
+    #[test]
+    fn an_endpoint_whose_breaker_is_open_is_passed_over() {
+        let limits = breaker::Limits::from(&firebreak_crds::spec::CircuitBreaker::default());
+        let (now, mut list) = (Instant::now(), endpoints(1..=2).list);
+        let breaker = Breaker::new(limits, Arc::default(), now);
+        for _ in 0..limits.consecutive.unwrap() {
+            breaker.admit(now, None).unwrap().ended(Outcome::Failed, now);
+        }
+        list[0].breaker = Some(breaker);
+        let two = Endpoints::new(list.clone());
+        assert_eq!((0..4).map(|_| next(&two, Some(2)).unwrap()).collect::<Vec<_>>(), [2; 4]);
+        let one = Endpoints::new(list[..1].into());
+        let refused = next(&one, None).unwrap_err();
+        assert_eq!(refused.reason, Reason::BreakerOpen);
+        assert!(refused.retry_after.is_some());
     }
 }

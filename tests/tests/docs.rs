@@ -14,18 +14,22 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use firebreak_crds::spec::{self, defaults};
+use firebreak_crds::spec::{self, CircuitBreaker, defaults};
 use firebreak_proxy::{
     config::publish::Publisher,
     net::connections::Connections,
-    policy::bulkhead::{Gate, Limits},
+    policy::{
+        breaker::{self, Breaker, Outcome},
+        bulkhead::{Gate, Limits},
+    },
     telemetry::{
         exposition,
-        metrics::{Direction, Registry},
+        metrics::{Breakers, Direction, Registry},
     },
     verdict::{AttemptOutcome, Fate, REASONS, Reason},
 };
 use firebreak_tests::{program, root};
+use tokio::time::Instant;
 
 /// A page of the handbook, or the README.
 struct Page {
@@ -63,6 +67,27 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
         row("body kept for another try", format!("{}KiB", defaults::REPLAY_BYTES / 1024), "REPLAY_BYTES"),
         row("`bulkhead.maxPending`", defaults::MAX_PENDING.to_string(), "MAX_PENDING"),
         row("`bulkhead.maxPendingTime`", length(defaults::MAX_PENDING_TIME), "MAX_PENDING_TIME"),
+        row(
+            "`circuitBreaker.tripOn.consecutiveFailures`",
+            defaults::BREAKER_CONSECUTIVE_FAILURES.to_string(),
+            "BREAKER_CONSECUTIVE_FAILURES",
+        ),
+        row(
+            "`circuitBreaker.tripOn.failureRate.percent`",
+            defaults::BREAKER_FAILURE_PERCENT.to_string(),
+            "BREAKER_FAILURE_PERCENT",
+        ),
+        row("`window` of `failureRate` and `slowCalls`", length(defaults::BREAKER_WINDOW), "BREAKER_WINDOW"),
+        row("`minRequests` of both", defaults::BREAKER_MIN_REQUESTS.to_string(), "BREAKER_MIN_REQUESTS"),
+        row("`circuitBreaker.openFor.initial`", length(defaults::BREAKER_OPEN_INITIAL), "BREAKER_OPEN_INITIAL"),
+        row("`circuitBreaker.openFor.max`", length(defaults::BREAKER_OPEN_MAX), "BREAKER_OPEN_MAX"),
+        row("`circuitBreaker.halfOpen.probes`", defaults::BREAKER_PROBES.to_string(), "BREAKER_PROBES"),
+        row("`circuitBreaker.recovery.ramp`", length(defaults::BREAKER_RAMP), "BREAKER_RAMP"),
+        row(
+            "`circuitBreaker.recovery.startPercent`",
+            defaults::BREAKER_START_PERCENT.to_string(),
+            "BREAKER_START_PERCENT",
+        ),
         row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION"),
     ];
     let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
@@ -267,6 +292,17 @@ fn exposition() -> anyhow::Result<String> {
     shard.attempt(AttemptOutcome::Error);
     for counter in [&shard.retries_refused, &shard.replaced, &shard.opaque, &shard.opaque_bytes] {
         counter.increment();
+    }
+    for (level, endpoint) in [(&callee.breaker, false), (&callee.endpoint_breakers, true)] {
+        let limits = breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) };
+        let breaker = Breaker::new(limits, Arc::clone(level), Instant::now());
+        for _ in 0..2 {
+            if let Ok(ticket) = breaker.admit(Instant::now(), None) {
+                ticket.ended(Outcome::Failed, Instant::now());
+            }
+        }
+        let endpoints = if endpoint { vec![Arc::clone(&breaker)] } else { Vec::new() };
+        callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
     }
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
     registry.fault("shop/slow").delays.store(1, Relaxed);

@@ -27,5 +27,23 @@ pub const REPLAY_BYTES: usize = 64 * 1024;
 pub const MAX_PENDING: u32 = 100;
 /// How long they may wait when `maxPendingTime` is left out.
 pub const MAX_PENDING_TIME: Duration = Duration::from_secs(1);
+/// Failures in a row that open a breaker without `tripOn`.
+pub const BREAKER_CONSECUTIVE_FAILURES: u32 = 5;
+/// Failures of a hundred tries that open a breaker without `tripOn`.
+pub const BREAKER_FAILURE_PERCENT: u32 = 50;
+/// How far back a breaker's rates look.
+pub const BREAKER_WINDOW: Duration = Duration::from_secs(10);
+/// Tries without which a breaker's rates mean nothing.
+pub const BREAKER_MIN_REQUESTS: u32 = 20;
+/// How long a breaker is open the first time.
+pub const BREAKER_OPEN_INITIAL: Duration = Duration::from_secs(1);
+/// How long a breaker is open at most.
+pub const BREAKER_OPEN_MAX: Duration = Duration::from_mins(1);
+/// Probes that must pass.
+pub const BREAKER_PROBES: u32 = 3;
+/// Time from the first share of the traffic to all of it.
+pub const BREAKER_RAMP: Duration = Duration::from_secs(30);
+/// The first share of the traffic, of a hundred.
+pub const BREAKER_START_PERCENT: u32 = 5;
 /// Longest life of a fault.
 pub const FAULT_MAX_DURATION: Duration = Duration::from_hours(24);

@@ -43,8 +43,8 @@ pub(crate) fn policy_rules() -> Value {
              could never finish; shorten attempt or lengthen request",
         ),
         (
-            "has(self.timeouts) || has(self.retries) || has(self.bulkhead) || (has(self.routes) && size(self.routes) > 0)",
-            "the policy does nothing: set timeouts, retries, bulkhead or routes",
+            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || (has(self.routes) && size(self.routes) > 0)",
+            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead or routes",
         ),
     ])
 }
@@ -69,10 +69,43 @@ pub(crate) fn timeout_rules() -> Value {
     )])
 }
 
+const WINDOW: (&str, &str) = (
+    "!has(self.window) || (duration(self.window) >= duration('1s') && duration(self.window) <= duration('1h'))",
+    "window must be between 1s and 1h",
+);
+
 pub(crate) fn budget_rules() -> Value {
+    rules([WINDOW])
+}
+
+pub(crate) fn trip_rules() -> Value {
     rules([(
-        "!has(self.window) || (duration(self.window) >= duration('1s') && duration(self.window) <= duration('1h'))",
-        "window must be between 1s and 1h",
+        "has(self.consecutiveFailures) || has(self.failureRate) || has(self.slowCalls)",
+        "tripOn names nothing: set consecutiveFailures, failureRate or slowCalls, or leave tripOn out for its default",
+    )])
+}
+
+pub(crate) fn rate_rules() -> Value {
+    rules([
+        WINDOW,
+        (
+            "double(self.percent) > 0.0",
+            "percent must be above 0: a breaker that opens at no failure at all would never close",
+        ),
+    ])
+}
+
+pub(crate) fn open_for_rules() -> Value {
+    rules([(
+        "!has(self.initial) || !has(self.max) || duration(self.initial) <= duration(self.max)",
+        "openFor.initial is longer than openFor.max",
+    )])
+}
+
+pub(crate) fn recovery_rules() -> Value {
+    rules([(
+        "!has(self.startPercent) || double(self.startPercent) >= 1.0",
+        "startPercent must be at least 1: with less a recovery would never begin",
     )])
 }
 

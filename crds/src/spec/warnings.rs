@@ -3,7 +3,9 @@
 
 use std::time;
 
-use super::{Bulkhead, Condition, HttpMatch, Percent, Retries, Route, Timeouts, TrafficPolicySpec, defaults};
+use super::{
+    Bulkhead, CircuitBreaker, Condition, HttpMatch, Percent, Retries, Route, Timeouts, TrafficPolicySpec, defaults,
+};
 
 /// Something in a policy that will not do what it seems to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
         found.retries("retries", retries, &timeouts);
         found.budget(retries);
     }
+    if let Some(breaker) = &policy.circuit_breaker {
+        found.breaker(breaker, &timeouts);
+    }
     if let Some(bulkhead) = &policy.bulkhead {
         found.waiting(bulkhead, &timeouts);
     }
@@ -30,6 +35,9 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
     }
     found.0
 }
+
+/// Requests that one caller hardly sends in a second.
+const MOST_PER_SECOND: f64 = 1_000.0;
 
 #[derive(Default)]
 struct Found(Vec<Warning>);
@@ -102,6 +110,31 @@ impl Found {
         }
     }
 
+    fn breaker(&mut self, breaker: &CircuitBreaker, timeouts: &Timeouts) {
+        let trips = breaker.trips();
+        let rates = [
+            ("failureRate", trips.failure_rate.map(|rate| (rate.window, rate.min_requests))),
+            ("slowCalls", trips.slow_calls.as_ref().map(|slow| (slow.window, slow.min_requests))),
+        ];
+        for (name, rate) in rates {
+            let Some((window, min_requests)) = rate else { continue };
+            let window = window.map_or(defaults::BREAKER_WINDOW, super::Duration::get);
+            let needed = min_requests.unwrap_or(defaults::BREAKER_MIN_REQUESTS);
+            if f64::from(needed) > MOST_PER_SECOND * window.as_secs_f64() {
+                let message = "can hardly occur: one caller would have to send more than 1000 requests a second; lower \
+                               minRequests or lengthen window";
+                self.add(format!("circuitBreaker.tripOn.{name}.minRequests"), message);
+            }
+        }
+        let threshold = trips.slow_calls.map(|slow| slow.threshold);
+        if let (Some(threshold), Some(attempt)) = (threshold, timeouts.attempt)
+            && threshold.get() >= attempt.get()
+        {
+            let message = format!("is never exceeded: a try ends as a failure at timeouts.attempt ({attempt})");
+            self.add("circuitBreaker.tripOn.slowCalls.threshold", message);
+        }
+    }
+
     fn waiting(&mut self, bulkhead: &Bulkhead, timeouts: &Timeouts) {
         let waits = bulkhead.max_pending_time.map_or(time::Duration::ZERO, super::Duration::get);
         let pending = bulkhead.max_pending.unwrap_or(defaults::MAX_PENDING);
@@ -169,6 +202,16 @@ mod tests {
                 "5 tries of 300ms take up to 1s500ms, which never fits in request (1s): after 3 full tries"
             )
         );
+    }
+
+    #[test]
+    fn breakers_that_cannot_open() {
+        let slow = json!({"percent": 50, "threshold": "1s"});
+        let breaker = |trips: Value| json!({"timeouts": {"attempt": "1s"}, "circuitBreaker": {"tripOn": trips}});
+        assert_eq!(fields(breaker(json!({"slowCalls": slow}))), ["circuitBreaker.tripOn.slowCalls.threshold"]);
+        let rate = json!({"percent": 50, "window": "1s", "minRequests": 1001});
+        assert_eq!(fields(breaker(json!({"failureRate": rate}))), ["circuitBreaker.tripOn.failureRate.minRequests"]);
+        assert_eq!(fields(json!({"circuitBreaker": {}})), [""; 0]);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::spec::{self, Bulkhead, Duration, HttpMatch, LabelSelector, Retries, Route, Timeouts};
+use crate::spec::{self, Bulkhead, CircuitBreaker, Duration, HttpMatch, LabelSelector, Retries, Route, Timeouts};
 
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "read once a config, and most entries are policies")]
 pub enum Body {
     /// A callee.
     Service(Service),
@@ -104,6 +105,9 @@ pub struct Policy {
     /// As the user wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// As the user wrote it.
+    #[serde(default, rename = "circuitBreaker", skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// As the user wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulkhead: Option<Bulkhead>,

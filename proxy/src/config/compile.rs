@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use firebreak_crds::{
-    spec::{self, LabelSelector, Labels},
+    spec::{self, Force, LabelSelector, Labels},
     wire::{self, Body, Config},
 };
 use hashbrown::HashMap;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     policy::{
+        breaker::{self, Breaker, Counts},
         budget::{self, Budget},
         bulkhead::{self, Gate},
         fault::FaultSet,
@@ -18,8 +19,8 @@ use crate::{
         timeout::Clocks,
     },
     route::matcher::Matcher,
-    snapshot::{Callee, Endpoints, Plan, Policy, Snapshot},
-    telemetry::metrics::{CalleeMetrics, Direction, Registry},
+    snapshot::{Callee, Endpoint, Endpoints, Plan, Policy, Snapshot},
+    telemetry::metrics::{Breakers, CalleeMetrics, Direction, Registry},
 };
 
 /// Name and port of a callee, by which its state is carried on.
@@ -41,6 +42,8 @@ struct State {
     id: u32,
     gate: Arc<Gate>,
     budget: Option<Arc<Budget>>,
+    breaker: Option<Arc<Breaker>>,
+    endpoint_breakers: HashMap<SocketAddr, Arc<Breaker>>,
     metrics: Arc<CalleeMetrics>,
 }
 
@@ -60,6 +63,7 @@ impl Carried {
                 protocol: wire::Protocol::Detect,
                 endpoints: None,
                 policy: None,
+                breaker: None,
                 faults: Box::default(),
                 gate: Gate::new(bulkhead::Limits::NONE),
                 metrics: registry.callee(direction, "unknown", None),
@@ -111,6 +115,7 @@ impl Carried {
                 kept.insert(key, state);
             } else {
                 state.metrics.watch_gate(None);
+                state.metrics.watch_breakers(Breakers::default());
             }
         }
     }
@@ -131,13 +136,17 @@ impl Carried {
         let mut state = self.callees.remove(&key).unwrap_or_else(|| self.new_state(name, port.port));
         state.gate.set(limits);
         state.gate.wake();
+        let endpoints = port.endpoints.as_deref();
+        let breaker = policy.and_then(|(_, policy)| policy.circuit_breaker.as_ref()).map(breaker::Limits::from);
+        let endpoints = state.breakers(breaker, endpoints, now);
         let policy = policy.map(|(name, policy)| state.policy(name, policy, now));
         let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
         let callee = Callee {
             id: state.id,
             protocol: port.protocol,
-            endpoints: port.endpoints.as_ref().map(|list| Endpoints::new(list.iter().map(|e| e.address).collect())),
+            endpoints,
             policy,
+            breaker: state.breaker.clone(),
             faults: faults.collect(),
             gate: Arc::clone(&state.gate),
             metrics: Arc::clone(&state.metrics),
@@ -152,7 +161,7 @@ impl Carried {
         let gate = Gate::new(bulkhead::Limits::NONE);
         let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
         metrics.watch_gate(Some(Arc::clone(&gate)));
-        State { id, gate, budget: None, metrics }
+        State { id, gate, budget: None, breaker: None, endpoint_breakers: HashMap::new(), metrics }
     }
 
     fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
@@ -166,6 +175,35 @@ impl Carried {
 }
 
 impl State {
+    /// Puts breakers in force, or takes them away: the callee's own, and one for each endpoint.
+    fn breakers(
+        &mut self,
+        limits: Option<breaker::Limits>,
+        endpoints: Option<&[wire::Endpoint]>,
+        now: Instant,
+    ) -> Option<Endpoints> {
+        self.breaker = limits.map(|limits| carried(self.breaker.take(), limits, &self.metrics.breaker, now));
+        // Held open by hand, a callee is left alone as a whole; its endpoints go on by their outcomes.
+        let by_hand = |force: Option<Force>| force.filter(|force| *force == Force::Closed);
+        let limits = limits.map(|limits| breaker::Limits { force: by_hand(limits.force), ..limits });
+        let mut before = std::mem::take(&mut self.endpoint_breakers);
+        let endpoints: Option<Box<[Endpoint]>> = endpoints.map(|list| {
+            let endpoint = |endpoint: &wire::Endpoint| {
+                let address = endpoint.address;
+                let counts = &self.metrics.endpoint_breakers;
+                let breaker = limits.map(|limits| carried(before.remove(&address), limits, counts, now));
+                self.endpoint_breakers.extend(breaker.clone().map(|breaker| (address, breaker)));
+                Endpoint { address, breaker }
+            };
+            list.iter().map(endpoint).collect()
+        });
+        self.metrics.watch_breakers(Breakers {
+            callee: self.breaker.clone(),
+            endpoints: self.endpoint_breakers.values().cloned().collect(),
+        });
+        endpoints.map(Endpoints::new)
+    }
+
     fn policy(&mut self, name: &str, policy: &wire::Policy, now: Instant) -> Policy {
         let retries = policy.retries.as_ref().or_else(|| policy.routes.iter().find_map(|route| route.retries.as_ref()));
         let limits = retries.map(|retries| budget::Limits::from(&retries.budget.unwrap_or_default()));
@@ -179,6 +217,15 @@ impl State {
             plan(policy.timeouts.as_ref(), policy.retries.as_ref()),
             routes.collect(),
         )
+    }
+}
+
+/// A breaker with these limits that goes on where `before` was.
+fn carried(before: Option<Arc<Breaker>>, limits: breaker::Limits, counts: &Arc<Counts>, now: Instant) -> Arc<Breaker> {
+    match before {
+        Some(breaker) if breaker.limits() == limits => breaker,
+        Some(breaker) => breaker.with(limits, now),
+        None => Breaker::new(limits, Arc::clone(counts), now),
     }
 }
 

@@ -16,10 +16,11 @@ use super::{
 };
 use crate::{
     policy::{
+        breaker::Outcome,
         bulkhead::Permit,
         fault::{FaultSet, Hit, id_hash},
     },
-    snapshot::Callee,
+    snapshot::{Admitted, Callee},
     telemetry::access_log::{self, Record, millis},
     verdict::{Domain, Fate, Reason, proxy_status::Member},
 };
@@ -43,6 +44,10 @@ pub struct Call {
     pub fault: Option<Arc<FaultSet>>,
     /// Its place in the bulkhead.
     pub permit: Option<Permit>,
+    /// Breakers that are to be told when it ends.
+    pub admitted: Admitted,
+    /// After which time a caller that was refused may ask again.
+    pub retry_after: Option<Duration>,
     /// Status that the caller sees, once it is known.
     pub status: Option<StatusCode>,
     method: Method,
@@ -66,6 +71,8 @@ impl Call {
             attempts: 0,
             fault: None,
             permit: None,
+            admitted: Admitted::default(),
+            retry_after: None,
             status: None,
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -130,6 +137,14 @@ impl Call {
             return;
         }
         self.permit = None;
+        let outcome = match reason {
+            None => Some(Outcome::Passed),
+            Some(Reason::CalleeError | Reason::ResponseIncomplete) => Some(Outcome::Failed),
+            Some(reason) => reason.is_outcome().then_some(Outcome::Failed),
+        };
+        if let (Some(outcome), false) = (outcome, self.admitted.is_empty()) {
+            std::mem::take(&mut self.admitted).ended(outcome, Instant::now());
+        }
         let shard = self.callee.metrics.shard(self.link.worker.id);
         shard.request(fate, self.status, self.started.elapsed());
         if let Some(reason) = reason {

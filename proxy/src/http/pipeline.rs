@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! call (first byte, callee, ids) → plan (route) → bulkhead
-//!  → tries under one deadline { fault → endpoint → connection → exchange → wanted again? → budget → pause → budget }
+//!  → tries under one deadline { breaker → endpoint and its breaker → fault → connection → exchange → outcome
+//!                               → wanted again? → budget → pause → budget }
 //!  → reply, whose body holds the call until its last byte → verdict → metrics, log
 //! ```
 //!
@@ -25,10 +26,10 @@ use super::{
     upgrade,
 };
 use crate::{
-    policy::{bulkhead::Need, fault::Abort, retry::Brought, timeout::End},
-    snapshot::Plan,
+    policy::{breaker::Outcome, bulkhead::Need, fault::Abort, retry::Brought, timeout::End},
+    snapshot::{Admitted, Plan},
     upstream::send::{Answer, Target, Used},
-    verdict::{AttemptOutcome, Reason},
+    verdict::{AttemptOutcome, Fate, Reason},
 };
 
 /// What a try brought instead of a failure.
@@ -91,7 +92,7 @@ fn take_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
 
 async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
     // What was dialled for this request has waited already.
-    if let Some(reason @ (Reason::BulkheadFull | Reason::BulkheadTimeout)) = call.link.first_try.get() {
+    if let Some(reason) = call.link.first_try.get().filter(|reason| Fate::from(*reason).is_refusal()) {
         call.link.first_try.set(None);
         return Err(reason);
     }
@@ -111,9 +112,10 @@ impl Sending<'_> {
         if let Some(budget) = self.plan.retries.as_ref().and(budget.as_ref()) {
             budget.request(self.call.started);
         }
+        let mut admitted = self.pass_breakers()?;
         loop {
             self.call.attempts += 1;
-            let outcome = self.bounded_try().await;
+            let outcome = self.bounded_try(admitted).await;
             self.call.callee.metrics.shard(self.call.link.worker.id).attempt(attempt_outcome(&outcome, self.call.grpc));
             let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
             // The budget is asked now, and again after the pause: a burst of failures passes the first check together.
@@ -122,11 +124,14 @@ impl Sending<'_> {
             if allowed {
                 sleep(pause).await;
             }
+            // Nor does it lose that answer to a breaker that has opened meanwhile.
+            let Ok(next) = self.pass_breakers() else { return outcome };
             if !allowed || budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
                 self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
                 return outcome;
             }
             self.give_up(outcome);
+            admitted = next;
         }
     }
 
@@ -154,7 +159,44 @@ impl Sending<'_> {
         }
     }
 
-    async fn bounded_try(&mut self) -> Result<Got, Reason> {
+    /// Asks the breakers, and for an endpoint.
+    fn pass_breakers(&mut self) -> Result<Admitted, Reason> {
+        if self.call.link.first_try.get().is_some() {
+            // What was dialled for this request has asked already.
+            return Ok(Admitted::default());
+        }
+        let now = Instant::now();
+        let end = self.plan.clocks.attempt_end(now, self.call.request_end).map(|end| end.at);
+        let admitted = self.call.callee.admit(self.last_endpoint, now, end).map_err(|refused| {
+            self.call.retry_after = refused.retry_after;
+            refused.reason
+        })?;
+        self.last_endpoint = admitted.endpoint;
+        Ok(admitted)
+    }
+
+    /// Tells the breakers what became of a try. The status of a gRPC call comes at its end, and is told there.
+    fn tell_breakers(&mut self, mut admitted: Admitted, outcome: &Result<Got, Reason>) {
+        if let (Ok(Got::Answer(answer)), true) = (outcome, self.call.grpc)
+            && grpc::status(answer.response.headers()).is_none()
+            && answer.response.status().is_success()
+        {
+            admitted.answered(Instant::now());
+            self.call.admitted = admitted;
+            return;
+        }
+        let verdict = match brought(outcome, self.call.grpc) {
+            Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
+            Brought::Response { .. } => Outcome::Passed,
+            // The end of the request ends a late try early: that says nothing, if tries have an end of their own.
+            Brought::Nothing { reason: Reason::RequestTimeout, .. } if self.plan.clocks.attempt.is_some() => return,
+            Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
+            Brought::Nothing { .. } => return,
+        };
+        admitted.ended(verdict, Instant::now());
+    }
+
+    async fn bounded_try(&mut self, admitted: Admitted) -> Result<Got, Reason> {
         let now = Instant::now();
         let end = self.plan.clocks.attempt_end(now, self.call.request_end);
         if let Some(activity) = self.activity {
@@ -162,7 +204,9 @@ impl Sending<'_> {
             activity.set(now);
         }
         let idle = self.activity.cloned().zip(self.plan.clocks.idle);
-        let outcome = within(end, idle, self.one_try(now, end)).await;
+        let address = admitted.endpoint.unwrap_or(self.call.link.destination);
+        let outcome = within(end, idle, self.one_try(address, now, end)).await;
+        self.tell_breakers(admitted, &outcome);
         if outcome.as_ref().is_err_and(|reason| reason.is_clock())
             && let Some(used) = self.last_connection.take()
         {
@@ -172,7 +216,7 @@ impl Sending<'_> {
         outcome
     }
 
-    async fn one_try(&mut self, now: Instant, end: Option<End>) -> Result<Got, Reason> {
+    async fn one_try(&mut self, address: SocketAddr, now: Instant, end: Option<End>) -> Result<Got, Reason> {
         if let Some(reason) = self.call.link.first_try.take() {
             return Err(reason);
         }
@@ -188,11 +232,6 @@ impl Sending<'_> {
             None => {}
         }
         let callee = &*self.call.callee;
-        let address = match &callee.endpoints {
-            None => self.call.link.destination,
-            Some(endpoints) => endpoints.next(self.last_endpoint).ok_or(Reason::NoEndpoints)?,
-        };
-        self.last_endpoint = Some(address);
         let worker = &*self.call.link.worker;
         let (clocks, used) = (self.plan.clocks, &self.last_connection);
         let target = Target { worker, callee, address, clocks, used, end };

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     policy::{fault::Abort, timeout::Clocks},
     upstream::send::{Answer, Connection},
-    verdict::{Reason, proxy_status::said_by_callee},
+    verdict::{Fate, Reason, proxy_status::said_by_callee},
 };
 
 /// Longest body of an unused answer that is read so that its connection can be used again, and how long that may take.
@@ -65,8 +65,9 @@ pub fn failure_of(status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> 
 /// The proxy's own answer to a request that failed.
 pub fn failure(mut call: Call, reason: Reason) -> Response<ReplyBody> {
     let mut response = own(&call, reason.status(), reason.grpc_status(), reason);
-    if matches!(reason, Reason::BulkheadFull | Reason::BulkheadTimeout) {
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    if Fate::from(reason).is_refusal() {
+        let seconds = call.retry_after.map(|after| HeaderValue::from(after.as_secs() + 1));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.unwrap_or(RETRY_AFTER));
     }
     call.status = Some(response.status());
     call.failed(reason);

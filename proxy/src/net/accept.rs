@@ -168,7 +168,8 @@ async fn listen(link: &Link, stream: &mut TcpStream, bytes: &mut BytesMut, decla
 
 /// Puts the connection that was dialled to see who speaks first into the pool, for the first request to take.
 async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
-    let Dialled { stream, opened, permit, address } = dialled;
+    let Dialled { stream, opened, permit, address, admitted } = dialled;
+    drop(admitted);
     let pool = &link.worker.pool;
     let key = Key { callee: callee.id, address };
     if spoken == Spoken::Http1 {

@@ -8,8 +8,11 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use super::relay::{End, relay};
 use crate::{
     http::serve::Link,
-    policy::bulkhead::{Need, Opened, Permit},
-    snapshot::Callee,
+    policy::{
+        breaker::Outcome,
+        bulkhead::{Need, Opened, Permit},
+    },
+    snapshot::{Admitted, Callee},
     upstream::connect::connect,
     verdict::{AttemptOutcome, Fate, Reason},
 };
@@ -25,6 +28,8 @@ pub struct Dialled {
     pub permit: Permit,
     /// Where it leads.
     pub address: SocketAddr,
+    /// Breakers that are to be told. A request that uses the connection asks for itself, and these are given back.
+    pub admitted: Admitted,
 }
 
 /// Opens a connection before any request is there to use it, under the callee's bulkhead and clocks.
@@ -35,13 +40,19 @@ pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
     let clocks = callee.clocks();
     let request_end = clocks.request_end(Instant::now());
     let permit = callee.gate.acquire(Need::Exchange, request_end).await?;
-    let address = match &callee.endpoints {
-        None => link.destination,
-        Some(endpoints) => endpoints.next(None).ok_or(Reason::NoEndpoints)?,
-    };
-    let end = clocks.attempt_end(Instant::now(), request_end);
-    let (stream, opened) = connect(&link.worker, callee, address, clocks, end).await?;
-    Ok(Dialled { stream, opened, permit, address })
+    let now = Instant::now();
+    let end = clocks.attempt_end(now, request_end);
+    let admitted = callee.admit(None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;
+    let address = admitted.endpoint.unwrap_or(link.destination);
+    match connect(&link.worker, callee, address, clocks, end).await {
+        Ok((stream, opened)) => Ok(Dialled { stream, opened, permit, address, admitted }),
+        Err(reason) => {
+            if reason.is_outcome() {
+                admitted.ended(Outcome::Failed, Instant::now());
+            }
+            Err(reason)
+        }
+    }
 }
 
 /// Forwards a connection to its end. `prefix` was read from the caller already; `dialled` is used if it is there.
@@ -51,13 +62,15 @@ pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefi
         Some(dialled) => Ok(dialled),
         None => dial(link, callee).await,
     };
-    let Dialled { mut stream, opened, permit, .. } = match dialled {
+    let Dialled { mut stream, opened, permit, admitted, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => {
             record(link, callee, started, Some(reason));
             return reset(&caller);
         }
     };
+    // More than that somebody accepts connections cannot be known of what is not looked into.
+    admitted.ended(Outcome::Passed, Instant::now());
     if let Err(error) = stream.write_all(&prefix).await {
         tracing::debug!(%error, "the callee closed before the caller's first bytes were sent");
         record(link, callee, started, Some(Reason::ConnectionReset));
@@ -84,7 +97,7 @@ pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefi
 
 /// Enters an opaque exchange in the books.
 pub fn record(link: &Link, callee: &Callee, started: Instant, reason: Option<Reason>) {
-    let refused = reason.is_some_and(|reason| Fate::from(reason) == Fate::RefusedByBulkhead);
+    let refused = reason.is_some_and(|reason| Fate::from(reason).is_refusal());
     if !refused {
         let outcome = reason.map_or(AttemptOutcome::Answered, AttemptOutcome::from);
         callee.metrics.shard(link.worker.id).attempt(outcome);

@@ -9,21 +9,15 @@
 //! * It is asked twice: [`Budget::allows`] when a retry is planned, [`Budget::take`] when it is sent, because a burst of
 //!   failures passes the first check together. Only `take` spends.
 //!
-//! The window is a ring of slots, and each counter carries the turn it belongs to in its upper half. A counter of an older
-//! turn reads as zero and is replaced by the first write of the new turn in the same atomic step, so expiry needs neither
-//! a timer nor a lock, and no increment is lost to a reset. `take` adds before it looks and takes back when there was
-//! nothing left, so racing workers may refuse one retry too many, never send one.
+//! `take` adds before it looks and takes back when there was nothing left, so racing workers may refuse one retry too many,
+//! never send one.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use firebreak_crds::spec::{self, defaults};
 use tokio::time::Instant;
 
-/// Slots in the window: one that expires changes the allowance by at most a tenth.
-const SLOTS: usize = 10;
+use super::window::{Turn, Window};
 
 /// What a policy says, defaults applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,19 +34,12 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Budget {
     limits: Limits,
-    epoch: Instant,
-    slots: [Slot; SLOTS],
+    window: Window<2>,
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    requests: Counter,
-    retries: Counter,
-}
-
-/// A count that belongs to one turn of the ring: turn in the upper half, count in the lower.
-#[derive(Debug, Default)]
-struct Counter(AtomicU64);
+/// What the window counts.
+const REQUESTS: usize = 0;
+const RETRIES: usize = 1;
 
 impl From<&spec::Budget> for Limits {
     fn from(budget: &spec::Budget) -> Self {
@@ -70,7 +57,7 @@ impl From<&spec::Budget> for Limits {
 impl Budget {
     /// A budget with nothing spent, whose window begins at `now`.
     pub fn new(limits: Limits, now: Instant) -> Self {
-        Self { limits, epoch: now, slots: Default::default() }
+        Self { limits, window: Window::new(limits.window, now) }
     }
 
     /// What it was made with.
@@ -80,64 +67,30 @@ impl Budget {
 
     /// Counts an original request.
     pub fn request(&self, now: Instant) {
-        let turn = self.turn(now);
-        self.slot(turn).requests.add(turn, 1);
+        self.window.add(self.window.turn(now), REQUESTS, 1);
     }
 
     /// Whether a retry sent now would be within the budget. Spends nothing.
     pub fn allows(&self, now: Instant) -> bool {
-        let turn = self.turn(now);
-        self.retries(turn) < self.allowance(turn)
+        let turn = self.window.turn(now);
+        self.window.sum(turn, RETRIES) < self.allowance(turn)
     }
 
     /// Spends one retry if there is one; the caller sends the retry only on `true`.
     pub fn take(&self, now: Instant) -> bool {
-        let turn = self.turn(now);
-        let retries = &self.slot(turn).retries;
-        retries.add(turn, 1);
-        let within = self.retries(turn) <= self.allowance(turn);
+        let turn = self.window.turn(now);
+        self.window.add(turn, RETRIES, 1);
+        let within = self.window.sum(turn, RETRIES) <= self.allowance(turn);
         if !within {
-            retries.add(turn, -1);
+            self.window.add(turn, RETRIES, -1);
         }
         within
     }
 
-    fn allowance(&self, turn: u64) -> u64 {
+    fn allowance(&self, turn: Turn) -> u64 {
         let window = u64::try_from(self.limits.window.as_millis()).unwrap_or(u64::MAX);
         let floor = u64::from(self.limits.min_per_second).saturating_mul(window) / 1_000;
-        let requests: u64 = self.slots.iter().map(|slot| slot.requests.within(turn)).sum();
-        floor + requests * u64::from(self.limits.parts_per_million) / 1_000_000
-    }
-
-    fn retries(&self, turn: u64) -> u64 {
-        self.slots.iter().map(|slot| slot.retries.within(turn)).sum()
-    }
-
-    fn slot(&self, turn: u64) -> &Slot {
-        &self.slots[usize::try_from(turn).unwrap_or_default() % SLOTS]
-    }
-
-    /// Which slice of time `now` falls in, counted from one: zero marks a counter never used.
-    fn turn(&self, now: Instant) -> u64 {
-        let slice = (self.limits.window / u32::try_from(SLOTS).unwrap_or(1)).as_nanos().max(1);
-        1 + u64::try_from(now.saturating_duration_since(self.epoch).as_nanos() / slice).unwrap_or(u64::from(u32::MAX))
-    }
-}
-
-impl Counter {
-    fn add(&self, turn: u64, by: i32) {
-        let update = |old: u64| {
-            let count = if old >> 32 == turn { old & u64::from(u32::MAX) } else { 0 };
-            Some(turn << 32 | count.saturating_add_signed(i64::from(by)).min(u64::from(u32::MAX)))
-        };
-        // The closure never declines, so this cannot fail.
-        let _ = self.0.fetch_update(Relaxed, Relaxed, update);
-    }
-
-    /// The count, if it is of the last ten turns up to `turn`.
-    fn within(&self, turn: u64) -> u64 {
-        let value = self.0.load(Relaxed);
-        if (value >> 32) + SLOTS as u64 > turn { value & u64::from(u32::MAX) } else { 0 }
+        floor + self.window.sum(turn, REQUESTS) * u64::from(self.limits.parts_per_million) / 1_000_000
     }
 }
 

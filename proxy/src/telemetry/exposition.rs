@@ -15,7 +15,10 @@ use super::{
     histogram::BOUNDS,
     metrics::{CODES, CalleeMetrics, Registry},
 };
-use crate::verdict::{ATTEMPT_OUTCOMES, Domain, FATES, REASONS};
+use crate::{
+    policy::breaker::{Counts, STATES},
+    verdict::{ATTEMPT_OUTCOMES, Domain, FATES, REASONS},
+};
 
 /// `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,6 +44,7 @@ impl Collector for Exposed {
         requests(&mut encoder, &callees)?;
         attempts(&mut encoder, &callees)?;
         bulkheads(&mut encoder, &callees)?;
+        breakers(&mut encoder, &callees)?;
         self.faults(&mut encoder)?;
         self.config(&mut encoder)
     }
@@ -160,6 +164,49 @@ fn bulkheads(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]
         }
     }
     Ok(())
+}
+
+fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let watched: Vec<_> = callees.iter().map(|callee| (callee, callee.breakers())).collect();
+    let help = "Where a callee's breaker is: 1 for its state, 0 for the others";
+    let mut metric = encoder.encode_descriptor("breaker_state", help, None, MetricType::Gauge)?;
+    for (callee, breakers) in &watched {
+        let Some(breaker) = &breakers.callee else { continue };
+        let current = breaker.state();
+        for state in STATES {
+            gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::from(state == current))?;
+        }
+    }
+    let help = "Endpoints of a callee, by the state of their breakers";
+    let mut metric = encoder.encode_descriptor("endpoints", help, None, MetricType::Gauge)?;
+    for (callee, breakers) in watched.iter().filter(|(_, breakers)| !breakers.endpoints.is_empty()) {
+        for state in STATES {
+            let count = breakers.endpoints.iter().filter(|breaker| breaker.state() == state).count();
+            gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::try_from(count).unwrap_or(u64::MAX))?;
+        }
+    }
+    let help = "How often breakers came into a state, the callee's own or those of its endpoints";
+    let mut metric = encoder.encode_descriptor("breaker_transitions", help, None, MetricType::Counter)?;
+    for callee in callees {
+        for (level, counts) in levels(callee) {
+            for state in STATES {
+                let labels = labels(callee, &[("level", level), ("state", state.name())]);
+                count(&mut metric, &labels, counts.entered(state))?;
+            }
+        }
+    }
+    let help = "Tries that breakers did not admit";
+    let mut metric = encoder.encode_descriptor("breaker_refused", help, None, MetricType::Counter)?;
+    for callee in callees {
+        for (level, counts) in levels(callee) {
+            count(&mut metric, &labels(callee, &[("level", level)]), counts.refused())?;
+        }
+    }
+    Ok(())
+}
+
+fn levels(callee: &CalleeMetrics) -> [(&'static str, &Counts); 2] {
+    [("service", &callee.breaker), ("endpoint", &callee.endpoint_breakers)]
 }
 
 impl Exposed {

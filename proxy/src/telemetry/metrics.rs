@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -20,7 +20,10 @@ use super::histogram::{Histogram, Merged};
 use crate::{
     config::publish::Report,
     net::connections::Connections,
-    policy::bulkhead::Gate,
+    policy::{
+        breaker::{Breaker, Counts},
+        bulkhead::Gate,
+    },
     verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, FATES, Fate, REASONS, Reason},
 };
 
@@ -51,6 +54,20 @@ pub struct CalleeMetrics {
     pub port: Box<str>,
     shards: Box<[Shard]>,
     gate: ArcSwapOption<Gate>,
+    /// What the callee's breaker did.
+    pub breaker: Arc<Counts>,
+    /// What the breakers of its endpoints did.
+    pub endpoint_breakers: Arc<Counts>,
+    breakers: ArcSwap<Breakers>,
+}
+
+/// The breakers of a callee, as the newest config has them.
+#[derive(Debug, Default)]
+pub struct Breakers {
+    /// The callee's own.
+    pub callee: Option<Arc<Breaker>>,
+    /// Those of its endpoints.
+    pub endpoints: Vec<Arc<Breaker>>,
 }
 
 /// One worker's counts, on cache lines of their own.
@@ -171,6 +188,16 @@ impl CalleeMetrics {
         self.gate.load_full()
     }
 
+    /// Shows where these breakers are.
+    pub fn watch_breakers(&self, breakers: Breakers) {
+        self.breakers.store(Arc::new(breakers));
+    }
+
+    /// The breakers, as the newest config has them.
+    pub fn breakers(&self) -> Arc<Breakers> {
+        self.breakers.load_full()
+    }
+
     /// Requests with this fate and status class, of all workers.
     pub fn requests(&self, fate: Fate, class: usize) -> u64 {
         self.sum(|shard| shard.requests[fate as usize][class].get())
@@ -246,6 +273,9 @@ impl Registry {
                 port: port.map_or_else(|| "any".into(), |port| port.to_string().into()),
                 shards: (0..self.workers).map(|_| Shard::default()).collect(),
                 gate: ArcSwapOption::empty(),
+                breaker: Arc::default(),
+                endpoint_breakers: Arc::default(),
+                breakers: ArcSwap::default(),
             })
         });
         Arc::clone(metrics)

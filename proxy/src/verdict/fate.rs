@@ -15,6 +15,8 @@ pub enum Fate {
     TimedOut,
     /// The bulkhead let it not in.
     RefusedByBulkhead,
+    /// The breaker let it not through.
+    RefusedByBreaker,
     /// An injected fault was the end of it.
     Injected,
     /// The callee could not be reached.
@@ -26,12 +28,13 @@ pub enum Fate {
 }
 
 /// All fates, for tables indexed by `Fate as usize`.
-pub const FATES: [Fate; 9] = [
+pub const FATES: [Fate; 10] = [
     Fate::Succeeded,
     Fate::SucceededAfterRetry,
     Fate::Failed,
     Fate::TimedOut,
     Fate::RefusedByBulkhead,
+    Fate::RefusedByBreaker,
     Fate::Injected,
     Fate::Unreachable,
     Fate::Cancelled,
@@ -71,11 +74,19 @@ impl Fate {
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
             Self::RefusedByBulkhead => "refused_by_bulkhead",
+            Self::RefusedByBreaker => "refused_by_breaker",
             Self::Injected => "injected",
             Self::Unreachable => "unreachable",
             Self::Cancelled => "cancelled",
             Self::Rejected => "rejected",
         }
+    }
+}
+
+impl Fate {
+    /// Whether a limit of the caller's policy refused it before anything was sent.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::RefusedByBulkhead | Self::RefusedByBreaker)
     }
 }
 
@@ -97,6 +108,7 @@ impl From<Reason> for Fate {
         match reason {
             Reason::AttemptTimeout | Reason::RequestTimeout | Reason::IdleTimeout => Self::TimedOut,
             Reason::BulkheadFull | Reason::BulkheadTimeout => Self::RefusedByBulkhead,
+            Reason::BreakerOpen => Self::RefusedByBreaker,
             Reason::FaultAbort | Reason::FaultReset => Self::Injected,
             Reason::ConnectTimeout
             | Reason::ConnectionRefused

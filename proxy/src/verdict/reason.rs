@@ -25,6 +25,8 @@ pub enum Reason {
     BulkheadFull,
     /// The request waited in the bulkhead's queue as long as it may.
     BulkheadTimeout,
+    /// The breaker is open, or admits no more for now.
+    BreakerOpen,
     /// A FaultSpec answered in the callee's place.
     FaultAbort,
     /// A FaultSpec cut the try as a reset would.
@@ -77,7 +79,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 25] = [
+pub const REASONS: [Reason; 26] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -88,6 +90,7 @@ pub const REASONS: [Reason; 25] = [
     Reason::IdleTimeout,
     Reason::BulkheadFull,
     Reason::BulkheadTimeout,
+    Reason::BreakerOpen,
     Reason::FaultAbort,
     Reason::FaultReset,
     Reason::NoEndpoints,
@@ -144,6 +147,8 @@ static SAID: [Said; REASONS.len()] = {
             "the callee's bulkhead is full and as many requests wait as may"),
         said("bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,
             "no place in the callee's bulkhead became free in time"),
+        said("breaker_open", "destination_unavailable", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
+            "the callee has failed too often and is left alone for a while"),
         said("fault_abort", "proxy_internal_response", S::SERVICE_UNAVAILABLE, 14, Injected,
             "a FaultSpec answered in the callee's place"),
         said("fault_reset", "connection_terminated", S::BAD_GATEWAY, 14, Injected,
@@ -202,6 +207,13 @@ impl Reason {
     /// Whether the callee's application cannot have seen the request.
     pub fn is_unsent(self) -> bool {
         matches!(self, Self::ConnectTimeout | Self::ConnectionRefused | Self::ConnectFailed)
+    }
+
+    /// Whether it says something about the callee's health. A limit of ours, or a caller that left, does not.
+    pub fn is_outcome(self) -> bool {
+        self.is_unsent()
+            || self.is_clock()
+            || matches!(self, Self::ConnectionReset | Self::StreamRefused | Self::ProtocolError | Self::FaultReset)
     }
 
     /// The error token of RFC 9209.

@@ -1,0 +1,492 @@
+//! The circuit breaker: stops calls to a callee that keeps failing, and lets it back in without knocking it over again.
+//!
+//! ```text
+//! Closed ──trips──► Open ──time──► HalfOpen ──all probes pass──► Recovering ──all of the traffic──► Closed
+//!                    ▲                │ a probe fails                │ it trips, or the share falls below the first
+//!                    └────────────────┴──────────────────────────────┘  open twice as long
+//! ```
+//!
+//! * **Generations.** Every transition begins a new one. A try carries the generation it was admitted in, and its outcome
+//!   decides nothing in a later one: a request that was sent before the trip and ends during the probes says nothing about
+//!   the callee now (Netflix/Hystrix#1350).
+//! * **Leases.** A probe is a permit with an end. There are never more of them than probes that still have to pass. A
+//!   try that is given up without an outcome gives its permit back; one whose time is up has failed, so a probe that never
+//!   reports cannot keep the breaker where it is (Netflix/Hystrix#1723).
+//! * **A ramp.** After the probes a share of the traffic is admitted. It grows by the same factor in each step while status
+//!   and latency hold, and is halved in a step in which they do not. With many callers each has its own share, so what the
+//!   callee gets grows as slowly as each of them.
+//! * What never reached the callee (a full bulkhead, an open breaker, a caller that left) is no outcome.
+//!
+//! Closed, admitting is one atomic load and an outcome a few additions; the lock is for the other states.
+
+mod limits;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use firebreak_crds::spec::Force;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+pub use self::limits::{Limits, Rate, Slow};
+use super::window::Window;
+
+/// Where a breaker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Everything is admitted.
+    Closed,
+    /// Nothing is.
+    Open,
+    /// Probes are.
+    HalfOpen,
+    /// A share is.
+    Recovering,
+    /// Nothing is, by hand.
+    ForcedOpen,
+    /// Everything is, by hand.
+    ForcedClosed,
+}
+
+/// All states, for tables indexed by `State as usize`.
+pub const STATES: [State; 6] =
+    [State::Closed, State::Open, State::HalfOpen, State::Recovering, State::ForcedOpen, State::ForcedClosed];
+
+/// What became of a try that reached the callee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, and not with a failure.
+    Passed,
+    /// It did not, or with one.
+    Failed,
+}
+
+/// A callee's breaker, or an endpoint's, shared by all workers.
+#[derive(Debug)]
+pub struct Breaker {
+    limits: Limits,
+    /// Generation, and the state in the lowest three bits.
+    word: AtomicU64,
+    consecutive: AtomicU32,
+    outcomes: Window<2>,
+    paces: Window<2>,
+    inner: Mutex<Inner>,
+    counts: Arc<Counts>,
+}
+
+/// What breakers did; it outlives them.
+#[derive(Debug, Default)]
+pub struct Counts {
+    entered: [AtomicU64; STATES.len()],
+    refused: AtomicU64,
+}
+
+/// What the windows count.
+const ALL: usize = 0;
+const BAD: usize = 1;
+
+/// Steps in which a recovery reaches all of the traffic.
+const STEPS: u32 = 20;
+
+/// How long a probe may take where no clock bounds its try.
+const LEASE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    /// How often it opened since it was closed.
+    openings: u32,
+    next_lease: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The word says it all.
+    Resting,
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        leases: Vec<Lease>,
+        passed: u32,
+    },
+    Recovering {
+        share: f64,
+        /// The part of a request that was not admitted yet: so exactly the share gets in.
+        credit: f64,
+        /// Admitted in this step.
+        admitted: u32,
+        step_ends: Instant,
+        good: u32,
+        bad: u32,
+        /// Whose head came in this step, while the rest is still coming.
+        answered: u32,
+    },
+}
+
+#[derive(Debug)]
+struct Lease {
+    number: u64,
+    ends: Instant,
+    /// The head of its response has come, so its end is no failure.
+    answered: bool,
+}
+
+/// A try that was admitted. Dropped without an outcome, it never was.
+#[derive(Debug)]
+pub struct Ticket {
+    breaker: Arc<Breaker>,
+    generation: u64,
+    lease: Option<u64>,
+    began: Instant,
+    answered: Option<Instant>,
+}
+
+/// Not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When to ask again.
+    pub retry_after: Duration,
+}
+
+impl State {
+    /// The word itself, as it stands in labels and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::Recovering => "recovering",
+            Self::ForcedOpen => "forced_open",
+            Self::ForcedClosed => "forced_closed",
+        }
+    }
+
+    fn of(word: u64) -> Self {
+        STATES[usize::try_from(word & 7).unwrap_or_default().min(STATES.len() - 1)]
+    }
+}
+
+impl Counts {
+    /// How often breakers have come into a state.
+    pub fn entered(&self, state: State) -> u64 {
+        self.entered[state as usize].load(Relaxed)
+    }
+
+    /// Tries that were not admitted.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+impl Breaker {
+    /// A breaker without a history.
+    pub fn new(limits: Limits, counts: Arc<Counts>, now: Instant) -> Arc<Self> {
+        let state = match limits.force {
+            None => State::Closed,
+            Some(Force::Open) => State::ForcedOpen,
+            Some(Force::Closed) => State::ForcedClosed,
+        };
+        Self::in_state(limits, counts, now, state, Inner { phase: Phase::Resting, openings: 0, next_lease: 0 })
+    }
+
+    /// This breaker with other limits. One that is open stays so until its time; one that was probing or recovering probes
+    /// anew; outcomes of before do not count.
+    pub fn with(&self, limits: Limits, now: Instant) -> Arc<Self> {
+        if limits.force.is_some() {
+            return Self::new(limits, Arc::clone(&self.counts), now);
+        }
+        let inner = self.inner.lock();
+        let until = match (&inner.phase, self.state()) {
+            (Phase::Open { until }, State::Open) => *until,
+            (_, State::HalfOpen | State::Recovering) => now,
+            _ => return Self::new(limits, Arc::clone(&self.counts), now),
+        };
+        let inner = Inner { phase: Phase::Open { until }, openings: inner.openings, next_lease: 0 };
+        Self::in_state(limits, Arc::clone(&self.counts), now, State::Open, inner)
+    }
+
+    fn in_state(limits: Limits, counts: Arc<Counts>, now: Instant, state: State, inner: Inner) -> Arc<Self> {
+        let window = |length: Option<Duration>| Window::new(length.unwrap_or(Duration::from_secs(10)), now);
+        Arc::new(Self {
+            limits,
+            word: AtomicU64::new(state as u64),
+            consecutive: AtomicU32::new(0),
+            outcomes: window(limits.failures.map(|rate| rate.window)),
+            paces: window(limits.slow.map(|slow| slow.rate.window)),
+            inner: Mutex::new(inner),
+            counts,
+        })
+    }
+
+    /// What it was made with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        State::of(self.word.load(SeqCst))
+    }
+
+    /// Asks to send a try at `now` that must have its answer by `end`.
+    ///
+    /// # Errors
+    /// When the callee is to be left alone.
+    pub fn admit(self: &Arc<Self>, now: Instant, end: Option<Instant>) -> Result<Ticket, Refused> {
+        let word = self.word.load(SeqCst);
+        let ticket =
+            |word, lease| Ticket { breaker: Arc::clone(self), generation: word, lease, began: now, answered: None };
+        let admitted = match State::of(word) {
+            State::Closed | State::ForcedClosed => return Ok(ticket(word, None)),
+            State::ForcedOpen => Err(Refused { retry_after: self.limits.open_longest }),
+            State::Open | State::HalfOpen | State::Recovering => self.admit_some(now, end),
+        };
+        match admitted {
+            Ok((word, lease)) => Ok(ticket(word, lease)),
+            Err(refused) => {
+                self.counts.refused.fetch_add(1, Relaxed);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Admits what the states between closed and open let through: the generation, and the lease of a probe.
+    fn admit_some(&self, now: Instant, end: Option<Instant>) -> Result<(u64, Option<u64>), Refused> {
+        let mut inner = self.inner.lock();
+        self.turn(&mut inner, now);
+        let word = self.word.load(SeqCst);
+        let Inner { phase, next_lease, .. } = &mut *inner;
+        match phase {
+            Phase::Resting => Ok((word, None)),
+            Phase::Open { until } => Err(Refused { retry_after: until.saturating_duration_since(now) }),
+            Phase::HalfOpen { leases, passed } => {
+                let given = u32::try_from(leases.len()).unwrap_or(u32::MAX).saturating_add(*passed);
+                if given >= self.limits.probes {
+                    let free = leases.iter().map(|lease| lease.ends.saturating_duration_since(now)).min();
+                    return Err(Refused { retry_after: free.unwrap_or_default() });
+                }
+                let number = *next_lease;
+                *next_lease += 1;
+                leases.push(Lease { number, ends: end.unwrap_or(now + LEASE), answered: false });
+                Ok((word, Some(number)))
+            }
+            Phase::Recovering { share, credit, admitted, step_ends, .. } => {
+                *credit += *share;
+                // One in each step is admitted in any case: of a few requests a small share would be none for long.
+                if *credit < 1.0 && *admitted > 0 {
+                    return Err(Refused { retry_after: step_ends.saturating_duration_since(now) });
+                }
+                *credit = (*credit - 1.0).max(0.0);
+                *admitted += 1;
+                Ok((word, None))
+            }
+        }
+    }
+
+    /// Does what time does.
+    fn turn(&self, inner: &mut MutexGuard<'_, Inner>, now: Instant) {
+        match &mut inner.phase {
+            Phase::Open { until } if *until <= now => self.enter(inner, State::HalfOpen, now),
+            Phase::HalfOpen { leases, passed } => {
+                let (given, late) = (leases.len(), leases.iter().any(|lease| lease.ends <= now && !lease.answered));
+                leases.retain(|lease| lease.ends > now);
+                // What had its head in time has passed.
+                *passed += u32::try_from(given - leases.len()).unwrap_or(u32::MAX);
+                let passed = *passed;
+                if late {
+                    self.enter(inner, State::Open, now);
+                } else if passed >= self.limits.probes {
+                    self.enter(inner, State::Recovering, now);
+                }
+            }
+            Phase::Recovering { share, admitted, step_ends, good, bad, answered, .. } if *step_ends <= now => {
+                let all = *good + *bad;
+                if all > 0 || *answered > 0 {
+                    let healthy =
+                        *bad == 0 || u64::from(*bad) * 1_000_000 < u64::from(all) * u64::from(self.limits.tolerated());
+                    *share *= if healthy { self.limits.growth(STEPS) } else { 0.5 };
+                }
+                (*good, *bad, *answered, *admitted) = (0, 0, 0, 0);
+                *step_ends = now + self.limits.ramp / STEPS;
+                let share = *share;
+                if share >= 1.0 {
+                    self.enter(inner, State::Closed, now);
+                } else if share < self.limits.first_share {
+                    self.enter(inner, State::Open, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Comes into a state, and so into a new generation.
+    fn enter(&self, inner: &mut MutexGuard<'_, Inner>, state: State, now: Instant) {
+        let state = if state == State::Recovering && self.limits.first_share >= 1.0 { State::Closed } else { state };
+        inner.phase = match state {
+            State::Open => {
+                inner.openings += 1;
+                Phase::Open { until: now + self.limits.open_time(inner.openings, fastrand::f64()) }
+            }
+            State::HalfOpen => Phase::HalfOpen { leases: Vec::new(), passed: 0 },
+            State::Recovering => Phase::Recovering {
+                share: self.limits.first_share,
+                credit: 0.0,
+                admitted: 0,
+                step_ends: now + self.limits.ramp / STEPS,
+                good: 0,
+                bad: 0,
+                answered: 0,
+            },
+            State::Closed | State::ForcedOpen | State::ForcedClosed => {
+                inner.openings = 0;
+                Phase::Resting
+            }
+        };
+        self.consecutive.store(0, SeqCst);
+        self.outcomes.clear();
+        self.paces.clear();
+        self.counts.entered[state as usize].fetch_add(1, Relaxed);
+        let generation = (self.word.load(SeqCst) >> 3) + 1;
+        self.word.store(generation << 3 | state as u64, SeqCst);
+    }
+
+    fn decide(&self, ticket: &Ticket, outcome: Outcome, now: Instant) {
+        if self.word.load(SeqCst) != ticket.generation {
+            return;
+        }
+        let took = ticket.answered.unwrap_or(now).saturating_duration_since(ticket.began);
+        let slow = self.limits.slow.is_some_and(|slow| took > slow.threshold);
+        match State::of(ticket.generation) {
+            State::Closed => {
+                if self.counts_and_trips(outcome, slow, now) {
+                    let mut inner = self.inner.lock();
+                    if self.word.load(SeqCst) == ticket.generation {
+                        self.enter(&mut inner, State::Open, now);
+                    }
+                }
+            }
+            State::HalfOpen => self.probed(ticket, outcome == Outcome::Passed && !slow, now),
+            State::Recovering => self.recovered(ticket, outcome, slow, now),
+            State::Open | State::ForcedOpen | State::ForcedClosed => {}
+        }
+    }
+
+    fn counts_and_trips(&self, outcome: Outcome, slow: bool, now: Instant) -> bool {
+        let failed = outcome == Outcome::Failed;
+        let in_a_row = if failed {
+            self.consecutive.fetch_add(1, SeqCst).saturating_add(1)
+        } else {
+            if self.consecutive.load(Relaxed) != 0 {
+                self.consecutive.store(0, SeqCst);
+            }
+            0
+        };
+        let rows = self.limits.consecutive.is_some_and(|most| in_a_row >= most);
+        let fails = self.limits.failures.is_some_and(|rate| exceeds(&self.outcomes, rate, failed, now));
+        let slows = self.limits.slow.is_some_and(|limit| exceeds(&self.paces, limit.rate, slow, now));
+        rows || fails || slows
+    }
+
+    fn probed(&self, ticket: &Ticket, healthy: bool, now: Instant) {
+        let mut inner = self.inner.lock();
+        if self.word.load(SeqCst) != ticket.generation {
+            return;
+        }
+        let Phase::HalfOpen { leases, passed } = &mut inner.phase else { return };
+        let before = leases.len();
+        leases.retain(|lease| Some(lease.number) != ticket.lease);
+        if leases.len() == before {
+            return;
+        }
+        *passed += u32::from(healthy);
+        let passed = *passed;
+        if !healthy {
+            self.enter(&mut inner, State::Open, now);
+        } else if passed >= self.limits.probes {
+            self.enter(&mut inner, State::Recovering, now);
+        }
+    }
+
+    fn recovered(&self, ticket: &Ticket, outcome: Outcome, slow: bool, now: Instant) {
+        let mut inner = self.inner.lock();
+        if self.word.load(SeqCst) != ticket.generation {
+            return;
+        }
+        let trips = self.counts_and_trips(outcome, slow, now);
+        if let Phase::Recovering { good, bad, .. } = &mut inner.phase {
+            *if slow || outcome == Outcome::Failed { bad } else { good } += 1;
+        }
+        if trips {
+            self.enter(&mut inner, State::Open, now);
+        } else {
+            self.turn(&mut inner, now);
+        }
+    }
+
+    /// A probe that ends without an outcome gives its permit back.
+    fn give_back(&self, ticket: &Ticket) {
+        let Some(number) = ticket.lease else { return };
+        let mut inner = self.inner.lock();
+        if self.word.load(SeqCst) == ticket.generation
+            && let Phase::HalfOpen { leases, .. } = &mut inner.phase
+        {
+            leases.retain(|lease| lease.number != number);
+        }
+    }
+}
+
+/// Counts one more, and says whether the share of bad ones is too great.
+fn exceeds(window: &Window<2>, rate: Rate, bad: bool, now: Instant) -> bool {
+    let turn = window.turn(now);
+    window.add(turn, ALL, 1);
+    if !bad {
+        return false;
+    }
+    window.add(turn, BAD, 1);
+    let (all, bad) = (window.sum(turn, ALL), window.sum(turn, BAD));
+    all >= u64::from(rate.min_requests) && bad * 1_000_000 >= all * u64::from(rate.parts_per_million)
+}
+
+impl Ticket {
+    /// The head of the response has come at `now`, while what became of the try is not known yet (a gRPC status comes at the
+    /// end). Only the time until then can be too long, and the end of a probe's lease is no failure any more.
+    pub fn answered(&mut self, now: Instant) {
+        self.answered = Some(now);
+        if State::of(self.generation) == State::Closed {
+            return;
+        }
+        let mut inner = self.breaker.inner.lock();
+        if self.breaker.word.load(SeqCst) != self.generation {
+            return;
+        }
+        match &mut inner.phase {
+            Phase::HalfOpen { leases, .. } => {
+                let ours = leases.iter_mut().filter(|lease| Some(lease.number) == self.lease);
+                ours.for_each(|lease| lease.answered = true);
+            }
+            Phase::Recovering { answered, .. } => *answered += 1,
+            Phase::Resting | Phase::Open { .. } => {}
+        }
+    }
+
+    /// Says what became of the try.
+    pub fn ended(mut self, outcome: Outcome, now: Instant) {
+        self.breaker.decide(&self, outcome, now);
+        self.lease = None;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.breaker.give_back(self);
+    }
+}
+
+#[cfg(test)]
+mod tests;
