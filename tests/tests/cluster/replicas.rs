@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use firebreak_crds::wire::revision;
 use firebreak_tests::{
     cluster::{Namespace, app::App, install, kubectl},
     wait,
 };
+use serde_json::Value;
 
 const LEASE: &str = "firebreak-operator";
 const POLICY: &str = "trafficpolicy/service2";
@@ -45,6 +47,21 @@ fn written(shop: &Namespace) -> anyhow::Result<[String; 2]> {
     Ok([version, shop.kubectl(&["get", "pods", "--output", told])?])
 }
 
+/// Waits until the config is about this namespace only, and its pods were told: each namespace that an earlier test has left
+/// goes at its own pace, and changes everyone's config when it does.
+fn settled(shop: &Namespace) -> anyhow::Result<()> {
+    let own = format!("{}/", shop.name);
+    wait::until("what earlier tests have left is gone", || {
+        let config =
+            shop.kubectl(&["get", "configmap", "firebreak-proxy", "--output", "jsonpath={.data.config\\.json}"])?;
+        let [_, told] = written(shop)?;
+        let entries = serde_json::from_str::<Value>(&config)?["entries"].take();
+        let is_own = |entry: &Value| entry["name"].as_str().is_some_and(|name| name.starts_with(&own));
+        Ok(entries.as_array().is_some_and(|entries| entries.iter().all(is_own))
+            && told.split(' ').all(|told| told == revision(config.as_bytes())))
+    })
+}
+
 #[test]
 fn when_the_operator_that_writes_is_killed_the_other_one_goes_on() -> anyhow::Result<()> {
     let shop = super::shop()?;
@@ -55,6 +72,7 @@ fn when_the_operator_that_writes_is_killed_the_other_one_goes_on() -> anyhow::Re
     let others: Vec<_> = replicas.iter().filter(|pod| **pod != first).collect();
     ensure!(replicas.len() == 2 && others.len() == 1, "{first} holds the lease of {replicas:?}");
     assert!((writers()? - 1.0).abs() < 0.5, "{} write", writers()?);
+    settled(&shop)?;
     let before = written(&shop)?;
 
     kubectl(["--namespace", install::NAMESPACE, "delete", "pod", &first, "--force", "--grace-period=0"])?;
@@ -79,6 +97,7 @@ fn a_holder_that_falls_silent_is_waited_for_and_then_replaced() -> anyhow::Resul
     let shop = super::shop()?;
     shop.apply(&policy("", "30s"))?;
     super::in_force(&shop, POLICY)?;
+    settled(&shop)?;
     let silent = format!(r#"{{"spec": {{"holderIdentity": "lost", "renewTime": "{:.6}"}}}}"#, jiff::Timestamp::now());
     kubectl(["--namespace", install::NAMESPACE, "patch", "lease", LEASE, "--type=merge", "--patch", &silent])?;
     wait::until("the one that wrote has stopped", || Ok(writers()? < 0.5))?;
