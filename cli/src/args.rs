@@ -50,10 +50,10 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   firebreak demo                 about ten seconds
-  firebreak demo --for 10s       over by then, with fewer requests
+  firebreak demo --for 14s       over by then, with fewer requests
   firebreak demo --json | jq '.parts[].checks[]'")]
 pub(crate) struct DemoArgs {
-    /// The longest that it may take, from 10s to 10m
+    /// The longest that it may take, from 14s to 10m
     #[arg(long = "for", value_name = "DURATION", default_value = "20s", value_parser = length)]
     pub(crate) length: Duration,
     /// Print one JSON object at the end
@@ -67,7 +67,7 @@ fn length(text: &str) -> Result<Duration, String> {
         return Ok(length);
     }
     let most = MOST.as_secs() / 60;
-    let why = format!("the four parts take {PARTS:?}, and the last request may take {REQUEST:?}");
+    let why = format!("the five parts take {PARTS:?}, and the last request may take {REQUEST:?}");
     Err(format!("must be from {LEAST:?} to {most}m: {why}"))
 }
 

@@ -1,10 +1,11 @@
 //! `firebreak demo`: what policies do, seen on the reader's own machine.
 //!
-//! Three services on loopback, the proxy between them, and the three examples of the 2018 talk applied in turn, as the files
-//! in `examples/` say them. Nothing is staged: requests are real, fates are the proxy's own metrics, and every promise of a
+//! Three services on loopback, the proxy between them, and the three examples of the 2018 talk and a breaker applied in turn, as
+//! the files in `examples/` say them. Nothing is staged: requests are real, fates are the proxy's own metrics, and every promise of a
 //! policy is compared with what callers saw. A promise that does not hold is exit code 1; a part for
 //! which there was no time is exit code 2.
 
+mod breaker;
 mod check;
 mod clock;
 mod closing;
@@ -113,7 +114,8 @@ impl Demo {
             0 => parts::failing(self).await?,
             1 => parts::hanging(self).await?,
             2 => parts::full(self).await?,
-            _ => parts::faults(self).await?,
+            3 => parts::faults(self).await?,
+            _ => breaker::left_alone(self).await?,
         };
         Ok(Outcome {
             title: plot.title,

@@ -232,7 +232,12 @@ impl Endpoints {
                 }
             }
         }
-        Err(refusal)
+        // All are open, or recovering: how much a callee gets of which that is true is for its own breaker to say, which
+        // recovers too. Two shares of a tenth would be a hundredth.
+        in_turn()
+            .find_map(|endpoint| Some((endpoint.address, endpoint.breaker.as_ref()?.admit_beyond_share(now)?)))
+            .map(|(address, ticket)| (address, Some(ticket)))
+            .ok_or(refusal)
     }
 }
 
@@ -261,6 +266,21 @@ mod tests {
         assert_eq!(next(&endpoints(1..=1), Some(1)), Ok(1), "where there is no other");
         let none = Endpoints::new(Box::default());
         assert_eq!(next(&none, None).unwrap_err().reason, Reason::NoEndpoints);
+    }
+
+    #[test]
+    fn a_recovering_endpoint_is_better_than_none() {
+        let once = firebreak_crds::spec::CircuitBreaker::default();
+        let limits = breaker::Limits { probes: 1, consecutive: Some(1), ..breaker::Limits::from(&once) };
+        let (start, mut list) = (Instant::now(), endpoints(1..=1).list);
+        let breaker = Breaker::new(limits, Arc::default(), start);
+        breaker.admit(start, None).unwrap().ended(Outcome::Failed, start);
+        let later = start + limits.open_longest;
+        breaker.admit(later, None).unwrap().ended(Outcome::Passed, later);
+        assert_eq!(breaker.state(), breaker::State::Recovering);
+        list[0].breaker = Some(breaker);
+        let one = Endpoints::new(list);
+        assert!((0..100).all(|_| one.next(None, later, None).is_ok()));
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn coloured(table: &str, fates: &[&str]) -> Vec<String> {
 fn colour(of: &str) -> AnsiColor {
     match of {
         fate::SUCCEEDED => AnsiColor::Green,
-        fate::AFTER_RETRY | fate::REFUSED => AnsiColor::Yellow,
+        fate::AFTER_RETRY | fate::REFUSED | fate::LEFT_ALONE => AnsiColor::Yellow,
         fate::INJECTED => AnsiColor::Magenta,
         _ => AnsiColor::Red,
     }

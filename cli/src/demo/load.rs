@@ -21,13 +21,24 @@ pub(crate) mod fate {
     pub(crate) const FAILED: &str = "failed";
     pub(crate) const TIMED_OUT: &str = "timed_out";
     pub(crate) const REFUSED: &str = "refused_by_bulkhead";
+    pub(crate) const LEFT_ALONE: &str = "refused_by_breaker";
     pub(crate) const INJECTED: &str = "injected";
     pub(crate) const UNREACHABLE: &str = "unreachable";
     /// As the caller sees it: the proxy knows no such end.
     pub(crate) const NO_ANSWER: &str = "no_answer";
     /// All that the proxy counts, with those that the demo's callers never cause.
-    pub(crate) const ALL: [&str; 9] =
-        [SUCCEEDED, AFTER_RETRY, FAILED, TIMED_OUT, REFUSED, INJECTED, UNREACHABLE, "cancelled", "rejected"];
+    pub(crate) const ALL: [&str; 10] = [
+        SUCCEEDED,
+        AFTER_RETRY,
+        FAILED,
+        TIMED_OUT,
+        REFUSED,
+        LEFT_ALONE,
+        INJECTED,
+        UNREACHABLE,
+        "cancelled",
+        "rejected",
+    ];
 }
 
 /// How many to send.
@@ -55,7 +66,7 @@ pub(crate) struct Tally {
     pub(crate) reasons: BTreeMap<String, u64>,
     /// The longest that any took.
     pub(crate) slowest: Duration,
-    /// The longest that any took whose reason was `bulkhead_full`.
+    /// The longest that any took that was refused without a wait: `bulkhead_full`, `breaker_open`.
     pub(crate) slowest_refusal: Duration,
     /// Answers that the proxy gave without saying why.
     pub(crate) unexplained: u64,
@@ -100,7 +111,7 @@ impl Tally {
         if let Some(reason) = reason {
             *self.reasons.entry(reason.to_owned()).or_default() += 1;
         }
-        if reason == Some("bulkhead_full") {
+        if matches!(reason, Some("bulkhead_full" | "breaker_open")) {
             self.slowest_refusal = self.slowest_refusal.max(answer.took);
         }
         self.unexplained += u64::from(answer.status == 504 && reason.is_none());
@@ -129,6 +140,7 @@ fn fate_of(status: u16, reason: Option<&str>) -> &'static str {
         (200..=299, _) => fate::SUCCEEDED,
         (_, Some("attempt_timeout" | "request_timeout" | "idle_timeout")) => fate::TIMED_OUT,
         (_, Some("bulkhead_full" | "bulkhead_timeout")) => fate::REFUSED,
+        (_, Some("breaker_open")) => fate::LEFT_ALONE,
         (_, Some("fault_abort" | "fault_reset")) => fate::INJECTED,
         (_, None | Some("callee_error")) => fate::FAILED,
         (_, Some(_)) => fate::UNREACHABLE,

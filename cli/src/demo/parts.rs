@@ -1,4 +1,4 @@
-//! The talk's three examples, and what each promises.
+//! The talk's three examples, and what each promises; and what all parts have in common.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    Demo,
+    Demo, breaker,
     check::Check,
     clock::REQUEST,
     load::{Load, Tally, fate, send},
@@ -91,12 +91,12 @@ const FAULTS: Plot = Plot {
 };
 
 /// In the order of the play.
-pub(crate) const ALL: [Plot; 4] = [FAILING, HANGING, FULL, FAULTS];
+pub(crate) const ALL: [Plot; 5] = [FAILING, HANGING, FULL, FAULTS, breaker::LEFT_ALONE];
 
 /// What proxy and callers saw in one part.
-struct Seen<'a> {
+pub(super) struct Seen<'a> {
     tally: &'a Tally,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 pub(super) async fn failing(demo: &mut Demo) -> anyhow::Result<Act> {
@@ -208,7 +208,7 @@ pub(super) async fn faults(demo: &mut Demo) -> anyhow::Result<Act> {
 
 impl Demo {
     /// What was counted since `before`, once the proxy has counted every request of `tally`.
-    async fn seen<'a>(&self, before: &Metrics, tally: &'a Tally) -> anyhow::Result<Seen<'a>> {
+    pub(super) async fn seen<'a>(&self, before: &Metrics, tally: &'a Tally) -> anyhow::Result<Seen<'a>> {
         let counted = |now: &Metrics| all_requests(&now.since(before)) >= tally.sent;
         let metrics = Metrics::until(self.admin, counted).await?.since(before);
         Ok(Seen { tally, metrics })
@@ -217,13 +217,13 @@ impl Demo {
 
 impl Seen<'_> {
     /// What the part comes to; beside its own `checks` it has those that every part has.
-    fn act(&self, mut checks: Vec<Check>) -> Act {
+    pub(super) fn act(&self, mut checks: Vec<Check>) -> Act {
         checks.extend(self.sums());
         let fates = fate::ALL.iter().map(|fate| (*fate, self.fate(fate))).filter(|(_, count)| *count > 0).collect();
         Act { sent: self.tally.sent, fates, tries: self.tries(), checks }
     }
 
-    fn fate(&self, fate: &str) -> u64 {
+    pub(super) fn fate(&self, fate: &str) -> u64 {
         requests(&self.metrics, fate)
     }
 
@@ -231,7 +231,7 @@ impl Seen<'_> {
         self.metrics.sum("firebreak_attempts_total", &[("service", "default/service2"), ("outcome", outcome)])
     }
 
-    fn tries(&self) -> u64 {
+    pub(super) fn tries(&self) -> u64 {
         self.metrics.sum("firebreak_attempts_total", &[("service", "default/service2")])
     }
 
@@ -244,7 +244,7 @@ impl Seen<'_> {
         let both = |seen: u64, counted: u64| seen == counted;
         let succeeded = self.fate(fate::SUCCEEDED) + self.fate(fate::AFTER_RETRY);
         let agree = both(self.tally.fate(fate::SUCCEEDED), succeeded)
-            && [fate::FAILED, fate::TIMED_OUT, fate::REFUSED, fate::INJECTED, fate::UNREACHABLE]
+            && [fate::FAILED, fate::TIMED_OUT, fate::REFUSED, fate::LEFT_ALONE, fate::INJECTED, fate::UNREACHABLE]
                 .into_iter()
                 .all(|fate| both(self.tally.fate(fate), self.fate(fate)));
         let words = |agree| if agree { "agree" } else { "differ" };
@@ -263,7 +263,7 @@ fn all_requests(metrics: &Metrics) -> u64 {
     metrics.sum("firebreak_requests_total", &[("service", "default/service2")])
 }
 
-fn within(what: &str, limit: Duration, seen: Duration) -> Check {
+pub(super) fn within(what: &str, limit: Duration, seen: Duration) -> Check {
     let millis = |time: Duration| format!("{} ms", time.as_millis());
     Check::that(what, format!("at most {}", millis(limit)), millis(seen), seen <= limit)
 }

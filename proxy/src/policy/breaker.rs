@@ -256,6 +256,15 @@ impl Breaker {
         }
     }
 
+    /// Admits a try although the share of a recovery is used up, for want of another endpoint.
+    pub fn admit_beyond_share(self: &Arc<Self>, now: Instant) -> Option<Ticket> {
+        let mut inner = self.inner.lock();
+        let Phase::Recovering { admitted, .. } = &mut inner.phase else { return None };
+        *admitted += 1;
+        let generation = self.word.load(SeqCst);
+        Some(Ticket { breaker: Arc::clone(self), generation, lease: None, began: now, answered: None })
+    }
+
     /// Admits what the states between closed and open let through: the generation, and the lease of a probe.
     fn admit_some(&self, now: Instant, end: Option<Instant>) -> Result<(u64, Option<u64>), Refused> {
         let mut inner = self.inner.lock();
