@@ -10,7 +10,10 @@
 //! behind, when that ended between writing a `ConfigMap` and touching the pods, and touches these. A pod that nobody ever
 //! touched was left behind if it is older than the `ConfigMap`'s content; a younger one started with that.
 //!
-//! Each touch is a write and its fan-out, so they are limited over time, and what is overtaken is never sent.
+//! Each touch is a write and its fan-out, so they are limited over time, and what is overtaken is never sent. Namespaces
+//! take turns (`line`).
+
+mod line;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -30,6 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::line::Line;
 use crate::{
     FIELD_MANAGER,
     index::{Key, Pod},
@@ -141,7 +145,7 @@ pub(crate) struct Poker {
     held: Held,
     metrics: Metrics,
     per_second: NonZeroU32,
-    waiting: BTreeMap<Key, String>,
+    waiting: Line,
     pods: mpsc::UnboundedReceiver<(Key, String)>,
 }
 
@@ -154,7 +158,7 @@ impl Poker {
         metrics: Metrics,
     ) -> (Self, mpsc::UnboundedSender<(Key, String)>) {
         let (sender, pods) = mpsc::unbounded_channel();
-        (Self { client, held, metrics, per_second, waiting: BTreeMap::new(), pods }, sender)
+        (Self { client, held, metrics, per_second, waiting: Line::default(), pods }, sender)
     }
 
     /// Runs until `stop` is cancelled.
@@ -165,11 +169,11 @@ impl Poker {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some((pod, value)) = self.pods.recv() => { self.waiting.insert(pod, value); }
+                Some((pod, value)) = self.pods.recv() => self.waiting.push(pod, value),
                 _ = self.held.changed() => self.waiting.clear(),
                 Some(_) = touches.join_next() => {}
                 _ = turn.tick(), if !self.waiting.is_empty() => {
-                    if let Some((pod, value)) = self.waiting.pop_first() {
+                    if let Some((pod, value)) = self.waiting.pop() {
                         touches.spawn(touch(self.client.clone(), pod, value, self.metrics.clone()));
                     }
                 }
@@ -198,67 +202,4 @@ fn failed(metrics: &Metrics, pod: &Key, error: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn values(touches: Vec<Touch>) -> Vec<(String, String)> {
-        touches.into_iter().map(|it| (it.namespace, it.value)).collect()
-    }
-
-    fn shop(value: &str) -> [(String, String); 1] {
-        [("shop".into(), value.into())]
-    }
-
-    fn pod(config: Option<&str>, created: i64) -> Pod {
-        let created = Timestamp::from_second(created).unwrap();
-        Pod { config: config.map(Into::into), created, ..Pod::default() }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_config_touches_twice_with_two_values() {
-        let (mut rounds, now) = (Rounds::default(), Instant::now());
-        rounds.written("shop", "abc", now);
-        assert_eq!(rounds.next(), Some(now + SOON));
-        assert!(rounds.take(now).is_empty());
-        assert_eq!(values(rounds.take(now + SOON)), shop("abc"));
-        assert_eq!(values(rounds.take(now + AGAIN)), shop("abc/2"));
-        assert_eq!(rounds.next(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_newer_config_takes_the_older_ones_place() {
-        let (mut rounds, now) = (Rounds::default(), Instant::now());
-        rounds.written("shop", "abc", now);
-        assert_eq!(rounds.take(now + SOON).len(), 1);
-        rounds.written("shop", "def", now + SOON);
-        assert_eq!(values(rounds.take(now + AGAIN)), shop("def"));
-        assert_eq!(rounds.next(), Some(now + SOON + AGAIN));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn of_a_config_that_was_found_only_what_was_left_behind_is_touched() {
-        let (mut rounds, now, written) = (Rounds::default(), Instant::now(), Timestamp::from_second(100).ok());
-        rounds.found("shop", "abc", now);
-        let (first, second) = (rounds.take(now + SOON).remove(0), rounds.take(now + AGAIN).remove(0));
-        for (pod, wanted) in [
-            (pod(Some("old/2"), 1), (true, true)),
-            (pod(Some("abc"), 1), (false, true)),
-            (pod(Some("abc/2"), 1), (false, false)),
-            (pod(None, 99), (true, true)),
-            (pod(None, 100), (true, true)),
-            (pod(None, 101), (false, false)),
-        ] {
-            assert_eq!((first.wants(&pod, written), second.wants(&pod, written)), wanted, "{pod:?}");
-        }
-        assert!(first.wants(&pod(None, 101), None), "nobody knows how old the content is");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_config_that_was_written_touches_every_pod_and_is_not_displaced() {
-        let (mut rounds, now) = (Rounds::default(), Instant::now());
-        rounds.written("shop", "abc", now);
-        rounds.found("shop", "abc", now);
-        let first = rounds.take(now + SOON).remove(0);
-        assert!(first.wants(&pod(Some("abc/2"), 1), None), "it may have had another config since");
-    }
-}
+mod tests;
