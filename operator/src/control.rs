@@ -9,7 +9,7 @@
 //! differs; one that loses the lease drops its writes where they stand.
 //!
 //! After a write the item rests until the watch has shown it (`awaited`): what was decided from an older view must not be
-//! written over a newer one.
+//! written over a newer one. A write that changed nothing is shown by nobody, and there is no newer view: nothing is awaited.
 
 mod turn;
 
@@ -33,7 +33,7 @@ use crate::{
     lease::Held,
     metrics::{self, Metrics},
     poke::Rounds,
-    publish::{self, configmap},
+    publish::{self, Effect, configmap},
     queue::Queue,
     spared,
     status::{Problem, Published, next_end},
@@ -65,7 +65,7 @@ enum Item {
 /// How a write ended.
 struct Outcome {
     item: Item,
-    result: Result<(), publish::Error>,
+    result: Result<Effect, publish::Error>,
     /// The config that was written; none for a deletion and for statuses.
     config: Option<(Box<Config>, String)>,
     /// What is told if it went well.
@@ -290,7 +290,11 @@ impl Control {
         let Outcome { item, result, config, notice } = outcome;
         let now = Instant::now();
         let well = match &result {
-            Ok(()) => true,
+            Ok(Effect::Changed) => true,
+            Ok(Effect::Nothing) => {
+                self.state.awaited.remove(&item);
+                true
+            }
             Err(error) => {
                 self.state.awaited.remove(&item);
                 self.metrics.errors.get_or_create(&metrics::of(item.kind())).inc();
@@ -305,7 +309,7 @@ impl Control {
         match &item {
             Item::Config(namespace) => {
                 self.state.configs.done(namespace, well, now);
-                self.published(namespace, config, result.err());
+                self.published(namespace, config, result);
             }
             Item::Status(judged) => self.state.statuses.done(judged, well, now),
         }
@@ -315,15 +319,24 @@ impl Control {
     }
 
     /// The config of `namespace` was written, or was not: the statuses that speak of it follow.
-    fn published(&mut self, namespace: &str, config: Option<(Box<Config>, String)>, error: Option<publish::Error>) {
+    fn published(
+        &mut self,
+        namespace: &str,
+        config: Option<(Box<Config>, String)>,
+        result: Result<Effect, publish::Error>,
+    ) {
         let state = &mut self.state;
-        match (config, error) {
-            (Some((config, revision)), None) => {
-                state.published.wrote(namespace, &config);
-                state.rounds.written(namespace, &revision, Instant::now());
+        match (config, result) {
+            (Some((config, revision)), Ok(effect)) => {
+                let news = state.published.wrote(namespace, &config);
+                if effect == Effect::Changed {
+                    state.rounds.written(namespace, &revision, Instant::now());
+                } else if !news {
+                    return;
+                }
             }
-            (None, None) => state.published.removed(namespace),
-            (_, Some(error)) => drop(state.published.failed(namespace, Problem::Refused(error.to_string()))),
+            (None, Ok(_)) => state.published.removed(namespace),
+            (_, Err(error)) => drop(state.published.failed(namespace, Problem::Refused(error.to_string()))),
         }
         self.affect(Affected { configs: Touched::default(), ..Affected::everything() });
     }

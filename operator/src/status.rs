@@ -25,6 +25,7 @@ use crate::{
     render::Options,
 };
 
+pub(crate) use self::conditions::ours;
 pub use self::fault::{conflicts as fault_conflicts, next_end};
 
 /// Reasons of conditions. Programs compare them, so they never change.

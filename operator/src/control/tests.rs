@@ -5,7 +5,10 @@ use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tower::service_fn;
 
 use super::*;
@@ -25,19 +28,25 @@ struct Stage {
     requests: mpsc::UnboundedReceiver<(String, Value)>,
     pokes: mpsc::UnboundedReceiver<(Key, String)>,
     known: oneshot::Receiver<Option<SocketAddr>>,
+    /// The version that the API server says every object has; as it is sent, if there is none.
+    versions: watch::Sender<Option<&'static str>>,
     stop: CancellationToken,
 }
 
 fn stage() -> Stage {
     let (seen, requests) = mpsc::unbounded_channel();
+    let (versions, version) = watch::channel(None);
     let server = service_fn(move |request: Request<Body>| {
-        let seen = seen.clone();
+        let (seen, version) = (seen.clone(), *version.borrow());
         async move {
             let (head, body) = request.into_parts();
             let bytes = body.collect().await?.to_bytes();
-            let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            let _ = seen.send((format!("{} {}", head.method, head.uri.path()), object));
-            Ok::<_, tower::BoxError>(Response::new(Body::from(bytes.to_vec())))
+            let mut object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let _ = seen.send((format!("{} {}", head.method, head.uri.path()), object.clone()));
+            if let Some(version) = version {
+                object["metadata"]["resourceVersion"] = json!(version);
+            }
+            Ok::<_, tower::BoxError>(Response::new(Body::from(object.to_string().into_bytes())))
         }
     });
     let client = Client::new(server, "default");
@@ -60,7 +69,7 @@ fn stage() -> Stage {
         state: State::default(),
     };
     tokio::spawn(control.run(incoming, stop.clone()));
-    Stage { news, held, requests, pokes, known: is_known, stop }
+    Stage { news, held, requests, pokes, known: is_known, versions, stop }
 }
 
 impl Stage {
@@ -304,4 +313,67 @@ async fn the_last_carrier_takes_its_namespaces_config_along() {
     stage.tell(with_status(&status)).await;
     stage.tell(namespace("shop", &[("firebreak.dev/inject", "disabled")])).await;
     stage.next("DELETE /api/v1/namespaces/shop/configmaps/firebreak-proxy").await;
+}
+
+/// The policy as the watch shows it in its version 7, with `status` in it.
+fn in_version_7(status: &Value) -> Event {
+    let metadata = json!({"namespace": "shop", "name": "p", "uid": "u", "generation": 1, "resourceVersion": "7"});
+    let Event::Policy(Update::Apply(mut policy)) = policy("shop/p", 1, on_a()) else { panic!("not a policy") };
+    let read = Policy::from_json(json!({"metadata": metadata, "spec": {}, "status": status})).unwrap();
+    policy.meta.resource_version = read.meta.resource_version;
+    policy.status = read.status;
+    Event::Policy(Update::<Policy>::Apply(policy))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_changed_nothing_is_not_awaited_since_nobody_will_show_it() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    let mut world = shop();
+    world[2] = in_version_7(&json!({}));
+    stage.begin(world, vec![]).await;
+    let config = stage.next(CONFIG).await;
+    let status = stage.next(POLICY).await;
+    assert_eq!(status["metadata"]["resourceVersion"], "7", "what the API server answers: nothing changed");
+    stage.show_config(&config).await;
+    stage.quiet().await;
+    stage.tell(Event::Service(Update::Delete(Key::new("shop", "a")))).await;
+    stage.next(CONFIG).await;
+    let status = timeout(Duration::from_mins(1), stage.next(POLICY)).await.expect("the status goes on");
+    assert!(status["status"]["conditions"].to_string().contains("TargetNotFound"), "{status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_map_that_stays_as_it_was_is_tried_again_and_touches_nobody() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    let mut world = shop();
+    world.push(pod("any", 1, None));
+    // Somebody takes our label off whatever we write, so that the answer is the object as it was.
+    let spoiled = json!({"metadata": {"name": "firebreak-proxy", "resourceVersion": "7"}, "data": {}});
+    stage.versions.send_replace(Some("7"));
+    stage.begin(world, vec![held(&spoiled)]).await;
+    stage.next(CONFIG).await;
+    stage.next(POLICY).await;
+    assert_eq!(stage.touched().await, []);
+    stage.tell(service("shop/a", 2, &["http:80"])).await;
+    let config = timeout(Duration::from_mins(1), stage.next(CONFIG)).await.expect("tried again");
+    assert!(entries(&config).contains("10.96.0.2"), "{config}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn conditions_of_others_are_left_alone() {
+    let mut stage = stage();
+    stage.held.send_replace(true);
+    stage.begin(shop(), vec![]).await;
+    let (config, mut status) = (stage.next(CONFIG).await, stage.next(POLICY).await);
+    stage.show_config(&config).await;
+    status["status"]["conditions"].as_array_mut().unwrap().push(json!({
+        "type": "example.com/Reviewed", "status": "True", "reason": "Reviewed", "message": "",
+        "lastTransitionTime": "2026-03-01T12:00:00Z",
+    }));
+    stage.tell(in_version_7(&status["status"])).await;
+    stage.tell(service("shop/a", 3, &["http:80"])).await;
+    stage.next(CONFIG).await;
+    stage.quiet().await;
 }

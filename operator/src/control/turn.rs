@@ -12,7 +12,7 @@ use super::{Control, Item, Judged, Outcome};
 use crate::{
     affected::{Affected, Touched},
     events, metrics,
-    publish::{self, configmap},
+    publish::{self, Effect, configmap},
     render::{Options, render},
     spared,
     status::{Judge, Problem, reason},
@@ -77,8 +77,9 @@ impl Control {
         }
         let notice = self.break_glass(namespace, held.is_some_and(|held| held.transparent), config.transparent);
         let (client, name) = (self.client.clone(), namespace.to_owned());
+        let before = held.map_or_else(String::new, |held| held.version().to_owned());
         self.write(item, Some((Box::new(config), revision)), notice, async move {
-            configmap::apply(client, &name, &document).await
+            configmap::apply(client, &name, &document, &before).await
         });
         true
     }
@@ -172,7 +173,7 @@ impl Control {
         item: Item,
         config: Option<(Box<Config>, String)>,
         notice: Option<events::Notice>,
-        write: impl Future<Output = Result<(), publish::Error>> + Send + 'static,
+        write: impl Future<Output = Result<Effect, publish::Error>> + Send + 'static,
     ) {
         self.metrics.writes.get_or_create(&metrics::of(item.kind())).inc();
         self.state.awaited.insert(item.clone());
@@ -213,4 +214,4 @@ impl Control {
     }
 }
 
-type Write = std::pin::Pin<Box<dyn Future<Output = Result<(), publish::Error>> + Send>>;
+type Write = std::pin::Pin<Box<dyn Future<Output = Result<Effect, publish::Error>> + Send>>;

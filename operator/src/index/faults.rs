@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Filed, Invalid, Key, Meta, Nameless, Parsed, dissect};
 use crate::{
     attach::{Attaches, check_targets},
-    status::reason,
+    status::{self, reason},
 };
 
 /// A fault as it stands.
@@ -23,14 +23,15 @@ pub struct Fault {
     pub meta: Meta,
     /// What it says, or why that cannot be read.
     pub spec: Parsed<FaultSpecSpec>,
-    /// What was last written about it: here is its life.
+    /// What was last written about it, as far as it is ours: here is its life.
     pub status: FaultSpecStatus,
 }
 
 impl Fault {
     /// Reads the raw object. A spec that does not parse, or whose end is out of bounds, is kept as [`Invalid`].
     pub fn from_json(object: Value) -> Result<Self, Nameless> {
-        let (meta, spec, status) = dissect(object)?;
+        let (meta, spec, mut status): (_, _, FaultSpecStatus) = dissect(object)?;
+        status.conditions.retain(status::ours);
         let spec = spec.and_then(|spec: Arc<FaultSpecSpec>| {
             check_targets(&meta.key.namespace, &spec.target_refs)?;
             check_end(&spec)?;

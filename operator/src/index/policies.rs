@@ -9,7 +9,10 @@ use firebreak_crds::{
 use serde_json::Value;
 
 use super::{Filed, Key, Meta, Nameless, Parsed, dissect};
-use crate::attach::{Attaches, check_targets};
+use crate::{
+    attach::{Attaches, check_targets},
+    status,
+};
 
 /// A policy as it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,14 +21,15 @@ pub struct Policy {
     pub meta: Meta,
     /// What it says, or why that cannot be read.
     pub spec: Parsed<TrafficPolicySpec>,
-    /// What was last written about it.
+    /// What was last written about it, as far as it is ours.
     pub status: TrafficPolicyStatus,
 }
 
 impl Policy {
     /// Reads the raw object. A spec that does not parse is kept as [`Invalid`].
     pub fn from_json(object: Value) -> Result<Self, Nameless> {
-        let (meta, spec, status) = dissect(object)?;
+        let (meta, spec, mut status): (_, _, TrafficPolicyStatus) = dissect(object)?;
+        status.conditions.retain(status::ours);
         let spec = spec.and_then(|spec: Arc<TrafficPolicySpec>| {
             check_targets(&meta.key.namespace, &spec.target_refs)?;
             Ok(spec)

@@ -7,13 +7,13 @@ use firebreak_crds::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Error, limited};
+use super::{Effect, Error, limited};
 use crate::{
     FIELD_MANAGER, MANAGED_BY, MANAGER,
     index::{Filed, Key},
@@ -27,6 +27,7 @@ pub(crate) const LIMIT: usize = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     key: Key,
+    version: String,
     /// Revision of the config in it.
     pub(crate) revision: String,
     /// Whether break-glass was on in it.
@@ -50,11 +51,19 @@ impl From<ConfigMap> for Held {
         let ours = managers.filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
         Self {
             key: Key::of(&map.metadata),
+            version: map.metadata.resource_version.unwrap_or_default(),
             revision: revision(config.as_bytes()),
             transparent: serde_json::from_str::<Head>(config).unwrap_or_default().transparent,
             ours: labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER),
             written: ours.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max(),
         }
+    }
+}
+
+impl Held {
+    /// Which version of the object it is.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
     }
 }
 
@@ -69,8 +78,9 @@ pub(crate) fn key(namespace: &str) -> Key {
     Key::new(namespace, CONFIG_MAP)
 }
 
-/// Makes the `ConfigMap` of `namespace` hold `document`.
-pub(crate) async fn apply(client: Client, namespace: &str, document: &str) -> Result<(), Error> {
+/// Makes the `ConfigMap` of `namespace` hold `document`, which as far as is known is of the version `before`. It may be kept as it
+/// was by whoever else has a say in the cluster.
+pub(crate) async fn apply(client: Client, namespace: &str, document: &str, before: &str) -> Result<Effect, Error> {
     let map = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -78,13 +88,14 @@ pub(crate) async fn apply(client: Client, namespace: &str, document: &str) -> Re
         "data": {CONFIG_KEY: document},
     });
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-    limited(api.patch(CONFIG_MAP, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&map))).await?;
-    Ok(())
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let written = limited(api.patch(CONFIG_MAP, &params, &Patch::Apply(&map))).await?;
+    Ok(Effect::of(before, written.resource_version().as_deref()))
 }
 
 /// Deletes the `ConfigMap` of `namespace`.
-pub(crate) async fn delete(client: Client, namespace: &str) -> Result<(), Error> {
+pub(crate) async fn delete(client: Client, namespace: &str) -> Result<Effect, Error> {
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
     limited(api.delete(CONFIG_MAP, &DeleteParams::default())).await?;
-    Ok(())
+    Ok(Effect::Changed)
 }

@@ -9,6 +9,16 @@ use super::reason;
 /// Longest message, in characters: enough for people, and far from the schema's limit.
 const LONGEST: usize = 2048;
 
+/// The types of condition that are ours.
+const TYPES: [&str; 5] =
+    [condition::ACCEPTED, condition::RESOLVED_REFS, condition::PUBLISHED, condition::PROGRAMMED, condition::READY];
+
+/// Whether `found` is ours to write. Others may keep theirs beside it; what we compare must not hold them, or every look at the
+/// status would find a difference that no write of ours can remove.
+pub(crate) fn ours(found: &Condition) -> bool {
+    TYPES.contains(&found.type_.as_str())
+}
+
 /// One condition before it has a time.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {
