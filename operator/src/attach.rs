@@ -7,6 +7,9 @@
 //! 3. with `from` beats without, since both may stand for different callers of one target;
 //! 4. the older `creationTimestamp` wins, then the smaller `namespace/name`.
 //!
+//! Faults are ordered by the same rules. Only the first has anything to decide, since of one namespace no two are active at one
+//! port: a consumer's and a producer's may be, and then the consumer's has the requests that it is for.
+//!
 //! Two policies of one namespace with the same target and the same `from` claim the same thing. The older has it, of two
 //! of the same second the one whose name comes first, since Kubernetes keeps no finer time; the other is told so
 //! ([`conflicts`]), and its other targets stay in force.

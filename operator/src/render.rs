@@ -101,9 +101,8 @@ impl<'w> Entries<'w> {
         let mut body = bodies::service(service);
         for (port, wire) in service.ports.iter().zip(&mut body.ports) {
             let policies = policies.at(&service.key, port);
-            let mut faults = faults.at(&service.key, port);
-            // The proxy draws every fault in the order given; the name's order is one that nobody can fight over.
-            faults.sort_by(|a, b| a.meta.key.cmp(&b.meta.key));
+            // For one request a proxy draws from the first fault that is for it, so the order is precedence's, as with policies.
+            let faults = faults.at(&service.key, port);
             wire.policies = policies.iter().map(|policy| policy.meta.key.to_string()).collect();
             wire.faults = faults.iter().map(|fault| fault.meta.key.to_string()).collect();
             wire.endpoints = options.endpoints.then(|| bodies::endpoints(world, &service.key, port));

@@ -88,6 +88,30 @@ fn a_fault_shows_between_its_start_and_its_end_only() {
 }
 
 #[test]
+fn where_two_faults_meet_the_consumers_comes_first_whatever_their_names_and_ages() {
+    let consumers = json!({"targetRefs": [{"kind": "Service", "name": "a", "namespace": "shop"}]});
+    let world = world([
+        namespace("shop", &FAULTS),
+        namespace("xfront", &FAULTS),
+        service("shop/a", 1, &["http:80"]),
+        fault(
+            "shop/ours",
+            1,
+            json!({"targetRefs": [{"kind": "Service", "name": "a", "sectionName": "http"}]}),
+            &running(),
+        ),
+        fault("xfront/theirs", 2, consumers, &running()),
+    ]);
+    let faults = |caller: &str| {
+        let config = render(&world, caller, &options(noon()));
+        let Body::Service(a) = &config.entries[0].body else { panic!("{config:?}") };
+        a.ports[0].faults.clone()
+    };
+    assert_eq!(faults("xfront"), ["xfront/theirs", "shop/ours"]);
+    assert_eq!(faults("shop"), ["shop/ours"], "a consumer speaks for its own callers");
+}
+
+#[test]
 fn break_glass_is_told() {
     let mut world = world(shop());
     assert!(!render(&world, "shop", &options(noon())).transparent);

@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! created ─► start and end are written (Pending) ─► its entry is published (Running) ─► its end passes (Completed)
-//!        └─► another active fault has the target (Refused, for good)      suspend: true ⇄ Suspended, until its end passes
+//!        └─► another active fault has the claim (Refused, for good)       suspend: true ⇄ Suspended, until its end passes
 //! ```
 //!
 //! The start is written once and never moves; the render takes a fault only from a status that the API server has given
 //! back, so no proxy can see a fault whose end is not on record. The clock runs from there on, whether or not anybody is
 //! there to be hit: a fault that waited for callers would go off when nobody expects it any more.
+//!
+//! Claims are those of policies: what a namespace says about a Service of its own and what another says about it for its own
+//! callers are two. A consumer's fault never keeps the producer's from starting, nor the other way round; where both are
+//! for one request, the consumer's has it, since the render puts it first and a proxy draws from one fault only.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +26,7 @@ use super::{
     reason, refs, target_column,
 };
 use crate::{
-    attach::{Attaches, Conflict, Target},
+    attach::{Attaches, Conflict},
     index::{Fault, Key, Namespace, World, faults::end_of},
     render::faults_act,
 };
@@ -32,7 +36,7 @@ pub fn next_end(world: &World, since: Timestamp) -> Option<Timestamp> {
     world.faults.iter().filter_map(Fault::end).filter(|end| *end > since).min()
 }
 
-/// The faults that may not be active because one that comes first is, on a port and for callers that both are about.
+/// The faults that may not be active because one of the same namespace that comes first is, on a port that both are about.
 pub fn conflicts(world: &World, now: Timestamp) -> BTreeMap<Key, Conflict> {
     let contends = |fault: &&Fault| {
         let over = fault.end().is_some_and(|end| end <= now);
@@ -44,7 +48,8 @@ pub fn conflicts(world: &World, now: Timestamp) -> BTreeMap<Key, Conflict> {
     let mut lost = BTreeMap::new();
     for fault in contenders {
         let conflict = holders.iter().find_map(|holder| {
-            let target = fault.targets().find(|mine| holder.targets().any(|its| meet(fault, mine, holder, &its)))?;
+            let same = fault.meta.key.namespace == holder.meta.key.namespace;
+            let target = fault.targets().find(|mine| same && holder.targets().any(|its| mine.overlaps(&its)))?;
             Some(Conflict::new(&target, &fault.meta, &holder.meta))
         });
         match conflict {
@@ -53,14 +58,6 @@ pub fn conflicts(world: &World, now: Timestamp) -> BTreeMap<Key, Conflict> {
         }
     }
     lost
-}
-
-/// Whether both may hit the same request: a port that both are about, called from a namespace that both speak for.
-fn meet(one: &Fault, its: &Target<'_>, other: &Fault, others: &Target<'_>) -> bool {
-    let speaks_for_all = |fault: &Fault, target: &Target<'_>| target.namespace == fault.meta.key.namespace;
-    let callers =
-        speaks_for_all(one, its) || speaks_for_all(other, others) || one.meta.key.namespace == other.meta.key.namespace;
-    callers && its.overlaps(others)
 }
 
 /// What is decided about a fault before it is put into words.

@@ -267,7 +267,10 @@ fn faults_that_meet_nowhere_do_not_conflict() {
     let consumer = json!({"targetRefs": [{"kind": "Service", "name": "x", "namespace": "far"}]});
     let stopped = json!({"targetRefs": [{"kind": "Service", "name": "a"}], "suspend": true});
     let over = json!({"startedAt": "2026-03-01T11:00:00Z", "expiresAt": "2026-03-01T11:10:00Z"});
+    let consumers = json!({"targetRefs": [{"kind": "Service", "name": "a", "namespace": "shop"}]});
     let world = shop([
+        fault("front/consumer", 1, consumers.clone(), &running()),
+        fault("back/consumer", 4, consumers, &running()),
         fault("shop/port", 1, other_port, &running()),
         fault("shop/stopped", 1, stopped, &running()),
         fault("shop/over", 1, on("a"), &over),
@@ -276,6 +279,24 @@ fn faults_that_meet_nowhere_do_not_conflict() {
         fault("shop/f", 3, here, &json!({})),
     ]);
     assert_eq!(super::fault::conflicts(&world, noon()).into_keys().collect::<Vec<_>>(), [] as [Key; 0]);
+}
+
+#[test]
+fn neither_the_consumers_fault_nor_the_producers_keeps_the_other_from_starting() {
+    let consumers = json!({"targetRefs": [{"kind": "Service", "name": "a", "namespace": "shop"}]});
+    for (consumer, producer) in [(1, 2), (2, 1)] {
+        let world = shop([
+            namespace("front", &FAULTS),
+            fault("front/theirs", consumer, consumers.clone(), &running()),
+            fault("front/again", 3, consumers.clone(), &json!({})),
+            fault("shop/f", producer, on("a"), &running()),
+        ]);
+        let ours = life(&world, noon());
+        assert_eq!(ours.phase, Some(Phase::Running));
+        assert_eq!(ours.message.unwrap(), "in the config of namespaces front, shop; ends at 2026-03-01T12:09:00Z");
+        let lost = super::fault::conflicts(&world, noon());
+        assert_eq!(lost.into_keys().collect::<Vec<_>>(), [key("front/again")], "of one namespace there is one");
+    }
 }
 
 #[test]
