@@ -105,8 +105,10 @@ fn explain(object: &Checked<'_>, conflict: &Conflict, objects: &[Checked<'_>]) -
     let other = format!("{kind} {} ({})", conflict.winner, winner.map(|it| place(it.document)).unwrap_or_default());
     let message = match object.spec {
         Spec::Policy(_) => format!(
-            "{other} claims the same target for the same callers: the older of the two is in force, the other gets \
-             Accepted=False, Conflicted; merge them or tell their callers apart with `from`"
+            "{other} claims the same target for the same callers: the one created first is in force (files do not say \
+             which; created in the same second, as by one `kubectl apply`, it is {}, whose name comes first), the other gets \
+             Accepted=False, Conflicted; merge them or tell their callers apart with `from`",
+            conflict.winner
         ),
         Spec::Fault(_) => format!(
             "{other} has the same target: while one is active, the other gets Accepted=False, Conflicted; merge them or \
