@@ -28,6 +28,8 @@ use crate::{
 const INIT_UID: u32 = 65534;
 /// kubectl's choice for `logs` and `exec` when no container is named.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// Tells the proxy which ports it dials for probes.
+const PROBE_PORTS: &str = "FIREBREAK_PROBE_PORTS";
 /// Seconds that the proxy may take to accept before the kubelet restarts it.
 const STARTUP_SECONDS: u32 = 60;
 
@@ -61,15 +63,32 @@ pub fn injected(pod: &Value, settings: &Settings, proxy: &Proxy) -> Value {
     let mut volumes = array(spec["volumes"].take());
     volumes.extend([config_volume(), pod_volume()]);
     spec["volumes"] = Value::Array(volumes);
-    probes::translate(spec, &settings.skip_inbound_ports);
+    probe(spec, settings);
     pod
 }
 
 /// `pod`, which has the proxy already, with the probes translated that another webhook has added since.
 pub fn reinvoked(pod: &Value, settings: &Settings) -> Value {
     let mut pod = pod.clone();
-    probes::translate(&mut pod["spec"], &settings.skip_inbound_ports);
+    probe(&mut pod["spec"], settings);
     pod
+}
+
+/// Turns the pod's tcpSocket probes into the proxy's, and tells the proxy their ports.
+fn probe(spec: &mut Value, settings: &Settings) {
+    probes::translate(spec, &settings.skip_inbound_ports);
+    let ports: Vec<_> = probes::asked_for(spec).into_iter().collect();
+    let containers = spec["initContainers"].as_array_mut().into_iter().flatten();
+    let proxies = containers.filter(|container| container["name"] == PROXY_CONTAINER);
+    for env in proxies.filter_map(|container| container["env"].as_array_mut()) {
+        let told = env.iter().position(|entry| entry["name"] == PROBE_PORTS);
+        let entry = (!ports.is_empty()).then(|| json!({"name": PROBE_PORTS, "value": joined(&ports)}));
+        match (told, entry) {
+            (Some(place), Some(entry)) => env[place] = entry,
+            (Some(place), None) => drop(env.remove(place)),
+            (None, entry) => env.extend(entry),
+        }
+    }
 }
 
 fn init_container(settings: &Settings, proxy: &Proxy) -> Value {
@@ -95,20 +114,13 @@ fn init_container(settings: &Settings, proxy: &Proxy) -> Value {
 }
 
 fn proxy_container(settings: &Settings, proxy: &Proxy) -> Value {
-    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     json!({
         "name": PROXY_CONTAINER,
         "image": proxy.image,
         "imagePullPolicy": proxy.pull_policy,
         "command": ["/firebreak-proxy", "run"],
         "restartPolicy": "Always",
-        "env": [
-            field("FIREBREAK_NAMESPACE", "metadata.namespace"),
-            field("FIREBREAK_POD", "metadata.name"),
-            field("FIREBREAK_POD_IPS", "status.podIPs"),
-            {"name": "FIREBREAK_WORKERS", "value": settings.workers.to_string()},
-            {"name": "FIREBREAK_LOG", "value": settings.log_level.as_str()},
-        ],
+        "env": environment(settings),
         "ports": [{"name": "firebreak-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": {
             "httpGet": {"path": "/ready", "port": ADMIN_PORT},
@@ -124,6 +136,23 @@ fn proxy_container(settings: &Settings, proxy: &Proxy) -> Value {
             {"name": POD_VOLUME, "mountPath": "/etc/firebreak/pod", "readOnly": true},
         ],
     })
+}
+
+fn environment(settings: &Settings) -> Vec<Value> {
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mut environment = vec![
+        field("FIREBREAK_NAMESPACE", "metadata.namespace"),
+        field("FIREBREAK_POD", "metadata.name"),
+        field("FIREBREAK_POD_IPS", "status.podIPs"),
+        json!({"name": "FIREBREAK_WORKERS", "value": settings.workers.to_string()}),
+        json!({"name": "FIREBREAK_LOG", "value": settings.log_level.as_str()}),
+    ];
+    // Without a limit of its own a container is told the node's memory, which is not the proxy's to fill.
+    if settings.memory.limit.is_some() {
+        let limit = json!({"containerName": PROXY_CONTAINER, "resource": "limits.memory", "divisor": "1"});
+        environment.push(json!({"name": "FIREBREAK_MEMORY_LIMIT", "valueFrom": {"resourceFieldRef": limit}}));
+    }
+    environment
 }
 
 /// As little as Pod Security's level `restricted` allows, and the capabilities that are named.

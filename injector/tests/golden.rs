@@ -23,7 +23,7 @@ fn config() -> Config {
     };
     let defaults = Settings {
         cpu: resource("10m", None),
-        memory: resource("20Mi", Some("128Mi")),
+        memory: resource("20Mi", Some("256Mi")),
         log_level: "info".parse().unwrap(),
         workers: "1".parse().unwrap(),
         skip_inbound_ports: vec![],
@@ -41,6 +41,10 @@ fn config() -> Config {
 
 /// The JSON patch that the API server would apply, empty when there is none.
 fn patch_of(pod: &Value) -> json_patch::Patch {
+    patch_by(pod, &config())
+}
+
+fn patch_by(pod: &Value, config: &Config) -> json_patch::Patch {
     let body = json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
@@ -49,7 +53,7 @@ fn patch_of(pod: &Value) -> json_patch::Patch {
             "resource": {"group": "", "version": "v1", "resource": "pods"},
         },
     });
-    let answer = review(body.to_string().as_bytes(), Entry::Namespace, &config()).unwrap();
+    let answer = review(body.to_string().as_bytes(), Entry::Namespace, config).unwrap();
     assert_eq!(answer.review["response"]["allowed"], true, "{}", answer.review);
     match answer.review["response"]["patch"].as_str() {
         Some(patch) => serde_json::from_slice(&STANDARD.decode(patch).unwrap()).unwrap(),
@@ -61,6 +65,44 @@ fn patched(pod: &Value) -> Value {
     let mut after = pod.clone();
     json_patch::patch(&mut after, &patch_of(pod)).unwrap();
     after
+}
+
+/// What the proxy in `pod` is told under that name.
+fn told(pod: &Value, name: &str) -> Value {
+    let proxy = pod["spec"]["initContainers"].as_array().unwrap().iter().find(|it| it["name"] == "firebreak-proxy");
+    let env = proxy.unwrap()["env"].as_array().unwrap();
+    env.iter().find(|entry| entry["name"] == name).cloned().unwrap_or_default()
+}
+
+#[test]
+fn probes_that_come_later_are_told_to_the_proxy_that_is_there() {
+    let container = |probe: Value| json!({"name": "app", "livenessProbe": probe});
+    let mut pod = patched(&json!({"metadata": {}, "spec": {"containers": [container(json!({"exec": {}}))]}}));
+    assert_eq!(told(&pod, "FIREBREAK_PROBE_PORTS"), Value::Null, "nobody asks: none");
+    pod["spec"]["containers"][0] = container(json!({"tcpSocket": {"port": 5432}}));
+    let mut pod = patched(&pod);
+    assert_eq!(told(&pod, "FIREBREAK_PROBE_PORTS")["value"], "5432");
+    pod["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "b", "startupProbe": {"tcpSocket": {"port": 80}}}));
+    let mut pod = patched(&pod);
+    assert_eq!(told(&pod, "FIREBREAK_PROBE_PORTS")["value"], "80,5432");
+    pod["spec"]["containers"] = json!([{"name": "app"}]);
+    assert_eq!(told(&patched(&pod), "FIREBREAK_PROBE_PORTS"), Value::Null);
+}
+
+#[test]
+fn only_a_limit_that_is_set_is_told_to_the_proxy() {
+    let pod = json!({"metadata": {}, "spec": {"containers": [{"name": "app"}]}});
+    let limit = told(&patched(&pod), "FIREBREAK_MEMORY_LIMIT");
+    let of_proxy = json!({"containerName": "firebreak-proxy", "resource": "limits.memory", "divisor": "1"});
+    assert_eq!(limit["valueFrom"]["resourceFieldRef"], of_proxy, "in bytes");
+    let mut unlimited = config();
+    unlimited.proxy.defaults.memory.limit = None;
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &patch_by(&pod, &unlimited)).unwrap();
+    assert_eq!(told(&after, "FIREBREAK_MEMORY_LIMIT"), Value::Null);
 }
 
 #[test]

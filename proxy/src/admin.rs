@@ -1,5 +1,6 @@
 //! The admin port. What says something about the pod to its neighbours (`/metrics`, `/ready`, probes) is served to anybody
-//! who can reach the pod; what shows the config or changes the proxy's life is served on loopback only.
+//! who can reach the pod; what shows the config or changes the proxy's life is served on loopback only. Probes are answered
+//! for the ports that the pod's own ask about: dialling any other would let every neighbour try out this pod's ports.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -34,6 +35,7 @@ pub struct Admin {
     registry: Arc<Registry>,
     phase: watch::Sender<Phase>,
     addresses: Arc<[IpAddr]>,
+    probed: Arc<[u16]>,
 }
 
 impl Admin {
@@ -49,7 +51,14 @@ impl Admin {
             registry: Arc::clone(registry),
             phase,
             addresses: if addresses.is_empty() { [Ipv4Addr::LOCALHOST.into()].into() } else { addresses.into() },
+            probed: [].into(),
         }
+    }
+
+    /// The same, answering probes of `ports`; without this, of none.
+    #[must_use]
+    pub fn answering_for(self, ports: Vec<u16>) -> Self {
+        Self { probed: ports.into(), ..self }
     }
 }
 
@@ -99,6 +108,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
 
 /// Answers for a tcpSocket probe: connected to the sidecar, it would always succeed.
 async fn probe(State(admin): State<Admin>, Path(port): Path<u16>) -> Response {
+    if !admin.probed.contains(&port) {
+        let why =
+            format!("no probe of this pod asks about port {port}: only ports of its tcpSocket probes are dialled\n");
+        return (StatusCode::NOT_FOUND, why).into_response();
+    }
     let connect = async {
         for address in &*admin.addresses {
             if TcpStream::connect((*address, port)).await.is_ok() {
@@ -125,4 +139,62 @@ async fn config(State(admin): State<Admin>) -> Response {
 async fn drain(State(admin): State<Admin>) -> &'static str {
     admin.phase.send_if_modified(|phase| std::mem::replace(phase, (*phase).max(Phase::Draining)) < Phase::Draining);
     "draining\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    };
+
+    use crate::{Proxy, Settings};
+
+    /// A proxy that answers probes of `ports`, and where to ask it.
+    fn proxy(ports: Vec<u16>) -> (Proxy, SocketAddr) {
+        let admin = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+        let proxy = Proxy::start(Settings { admin, probe_ports: ports, ..Settings::default() }).unwrap();
+        let address = proxy.admin()[0];
+        (proxy, address)
+    }
+
+    /// Status and body of the answer to a probe of `port`.
+    fn probed(admin: SocketAddr, port: u16) -> (u16, String) {
+        let mut stream = TcpStream::connect(admin).unwrap();
+        write!(stream, "GET /probe/tcp/{port} HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    fn listener() -> (TcpListener, u16) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    #[test]
+    fn a_probe_is_answered_as_the_application_would() {
+        let (listening, port) = listener();
+        let (proxy, admin) = proxy(vec![port]);
+        assert_eq!(probed(admin, port), (200, "accepted\n".to_owned()));
+        drop(listening);
+        assert_eq!(probed(admin, port), (503, format!("nobody accepts connections at port {port}\n")));
+        proxy.shutdown().unwrap();
+    }
+
+    #[test]
+    fn ports_that_no_probe_of_the_pod_asks_about_are_not_dialled() {
+        let ((listening, port), (_probed, other)) = (listener(), listener());
+        listening.set_nonblocking(true).unwrap();
+        for ports in [vec![other], vec![]] {
+            let (proxy, admin) = proxy(ports);
+            let (status, why) = probed(admin, port);
+            assert_eq!(status, 404);
+            assert!(why.starts_with(&format!("no probe of this pod asks about port {port}")), "{why}");
+            proxy.shutdown().unwrap();
+        }
+        assert!(listening.accept().is_err(), "nobody has connected");
+    }
 }

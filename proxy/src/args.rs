@@ -55,6 +55,9 @@ pub struct RunArgs {
     /// The pod's addresses.
     #[arg(long, env = "FIREBREAK_POD_IPS", value_delimiter = ',')]
     pub pod_ips: Vec<IpAddr>,
+    /// Ports that `/probe/tcp/PORT` answers for: those that the pod's own probes ask about. It answers for no others.
+    #[arg(long, env = "FIREBREAK_PROBE_PORTS", value_delimiter = ',')]
+    pub probe_ports: Vec<u16>,
     /// Threads that serve traffic.
     #[arg(long, env = "FIREBREAK_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,

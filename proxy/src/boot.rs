@@ -41,6 +41,8 @@ pub struct Settings {
     pub identity: Identity,
     /// Where the admin port listens; port 0 picks one.
     pub admin: Vec<SocketAddr>,
+    /// Ports of the pod that the admin port answers for when it is probed. None: it dials nothing.
+    pub probe_ports: Vec<u16>,
     /// Where redirected connections arrive, and which way they were going.
     pub redirected: Vec<(SocketAddr, Kind)>,
     /// Most connections that callers may have open at once; one more is reset.
@@ -58,6 +60,7 @@ impl Default for Settings {
             workers: 1,
             identity: Identity::default(),
             admin: Vec::new(),
+            probe_ports: Vec::new(),
             redirected: Vec::new(),
             max_connections: connections::DEFAULT_LIMIT,
             grace: Duration::from_secs(10),
@@ -147,6 +150,7 @@ impl Proxy {
         let admin = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
         let (stop, stopped) = mpsc::channel(1);
         let state = Admin::new(&publisher, &registry, phase.clone(), settings.identity.addresses);
+        let state = state.answering_for(settings.probe_ports);
         let control = move || control(listeners, &state, records, stopped);
         let control = thread::Builder::new().name("control".into()).spawn(control)?;
         let mut workers = Vec::with_capacity(count);

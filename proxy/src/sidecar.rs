@@ -36,6 +36,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             addresses: args.pod_ips,
         },
         admin: everywhere(ADMIN),
+        probe_ports: args.probe_ports,
         redirected: [(OUTBOUND, Kind::Outbound), (INBOUND, Kind::Inbound)]
             .into_iter()
             .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))
