@@ -4,12 +4,15 @@
 //! ends; the chart is installed by the first that needs it. What callers saw, what the service saw and what the proxy
 //! counted are three accounts of the same requests, and the tests compare them.
 
+mod breaker;
 mod bulkhead;
 mod change;
 mod faults;
 mod install;
 mod ipv6;
+mod observe;
 mod outage;
+mod permissions;
 mod protocols;
 mod replicas;
 mod retries;
