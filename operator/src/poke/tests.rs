@@ -124,8 +124,5 @@ async fn a_namespace_that_changes_all_the_time_does_not_keep_the_others_waiting(
     let shop = paths.iter().position(|path| path == "/api/v1/namespaces/shop/pods/pod-00");
     assert!(shop.is_some_and(|place| place <= 2), "{shop:?}");
     let last = paths.iter().filter(|path| path.ends_with("/aaa/pods/pod-99")).count();
-    assert_eq!(
-        last, 1,
-        "the first has no second turn before the last has one: {paths:?}"
-    );
+    assert_eq!(last, 1, "the first has no second turn before the last has one: {paths:?}");
 }
