@@ -9,12 +9,14 @@
 //! * **Generations.** Every transition begins a new one. A try carries the generation it was admitted in, and its outcome
 //!   decides nothing in a later one: a request that was sent before the trip and ends during the probes says nothing about
 //!   the callee now (Netflix/Hystrix#1350).
-//! * **Leases.** A probe is a permit with an end. There are never more of them than probes that still have to pass. A
+//! * **Leases.** A probe is a permit with an end. There are never more of them than probes that still have to pass, and the
+//!   first goes alone: of hundreds of callers the probes alone can keep a callee ill. A
 //!   try that is given up without an outcome gives its permit back; one whose time is up has failed, so a probe that never
 //!   reports cannot keep the breaker where it is (Netflix/Hystrix#1723).
 //! * **A ramp.** After the probes a share of the traffic is admitted. It grows by the same factor in each step while status
 //!   and latency hold, and is halved in a step in which they do not. With many callers each has its own share, so what the
-//!   callee gets grows as slowly as each of them.
+//!   callee gets grows as slowly as each of them; therefore nothing is let in beyond the share, and a caller with little
+//!   traffic is not held up because the share grows with time, unless something that it sent went wrong or hangs.
 //! * What never reached the callee (a full bulkhead, an open breaker, a caller that left) is no outcome.
 //!
 //! Closed, admitting is one atomic load and an outcome a few additions; the lock is for the other states.
@@ -119,8 +121,8 @@ enum Phase {
         share: f64,
         /// The part of a request that was not admitted yet: so exactly the share gets in.
         credit: f64,
-        /// Admitted in this step.
-        admitted: u32,
+        /// Admitted, and nothing has come of it yet.
+        under_way: u32,
         step_ends: Instant,
         good: u32,
         bad: u32,
@@ -142,6 +144,7 @@ struct Lease {
 pub struct Ticket {
     breaker: Arc<Breaker>,
     generation: u64,
+    /// What was admitted between open and closed has one: the number of a probe, or any while recovering.
     lease: Option<u64>,
     began: Instant,
     answered: Option<Instant>,
@@ -259,10 +262,10 @@ impl Breaker {
     /// Admits a try although the share of a recovery is used up, for want of another endpoint.
     pub fn admit_beyond_share(self: &Arc<Self>, now: Instant) -> Option<Ticket> {
         let mut inner = self.inner.lock();
-        let Phase::Recovering { admitted, .. } = &mut inner.phase else { return None };
-        *admitted += 1;
+        let Phase::Recovering { under_way, .. } = &mut inner.phase else { return None };
+        *under_way += 1;
         let generation = self.word.load(SeqCst);
-        Some(Ticket { breaker: Arc::clone(self), generation, lease: None, began: now, answered: None })
+        Some(Ticket { breaker: Arc::clone(self), generation, lease: Some(0), began: now, answered: None })
     }
 
     /// Admits what the states between closed and open let through: the generation, and the lease of a probe.
@@ -275,8 +278,11 @@ impl Breaker {
             Phase::Resting => Ok((word, None)),
             Phase::Open { until } => Err(Refused { retry_after: until.saturating_duration_since(now) }),
             Phase::HalfOpen { leases, passed } => {
-                let given = u32::try_from(leases.len()).unwrap_or(u32::MAX).saturating_add(*passed);
-                if given >= self.limits.probes {
+                let count = |answered| leases.iter().filter(|lease| lease.answered == answered).count();
+                let well = u32::try_from(count(true)).unwrap_or(u32::MAX).saturating_add(*passed);
+                let waiting = u32::try_from(count(false)).unwrap_or(u32::MAX);
+                // The first goes alone: while a callee is ill each caller costs it one request, not all of its probes.
+                if waiting > well || waiting.saturating_add(well) >= self.limits.probes {
                     let free = leases.iter().map(|lease| lease.ends.saturating_duration_since(now)).min();
                     return Err(Refused { retry_after: free.unwrap_or_default() });
                 }
@@ -285,15 +291,14 @@ impl Breaker {
                 leases.push(Lease { number, ends: end.unwrap_or(now + LEASE), answered: false });
                 Ok((word, Some(number)))
             }
-            Phase::Recovering { share, credit, admitted, step_ends, .. } => {
+            Phase::Recovering { share, credit, under_way, step_ends, .. } => {
                 *credit += *share;
-                // One in each step is admitted in any case: of a few requests a small share would be none for long.
-                if *credit < 1.0 && *admitted > 0 {
+                if *credit < 1.0 {
                     return Err(Refused { retry_after: step_ends.saturating_duration_since(now) });
                 }
-                *credit = (*credit - 1.0).max(0.0);
-                *admitted += 1;
-                Ok((word, None))
+                *credit -= 1.0;
+                *under_way += 1;
+                Ok((word, Some(0)))
             }
         }
     }
@@ -314,15 +319,20 @@ impl Breaker {
                     self.enter(inner, State::Recovering, now);
                 }
             }
-            Phase::Recovering { share, admitted, step_ends, good, bad, answered, .. } if *step_ends <= now => {
-                let all = *good + *bad;
-                if all > 0 || *answered > 0 {
-                    let healthy =
-                        *bad == 0 || u64::from(*bad) * 1_000_000 < u64::from(all) * u64::from(self.limits.tolerated());
-                    *share *= if healthy { self.limits.growth(STEPS) } else { 0.5 };
+            Phase::Recovering { share, under_way, step_ends, good, bad, answered, .. } if *step_ends <= now => {
+                let (all, step) = (*good + *bad, self.limits.ramp / STEPS);
+                let healthy =
+                    *bad == 0 || u64::from(*bad) * 1_000_000 < u64::from(all) * u64::from(self.limits.tolerated());
+                // Without anything under way the share grows with time alone: else a caller with little traffic would
+                // wait for one request in each step, and every other one of its requests would be refused meanwhile.
+                let silent = if *under_way > 0 { 0.0 } else { whole_steps(now - *step_ends, step) };
+                if !healthy {
+                    *share *= 0.5;
+                } else if all + *answered > 0 || *under_way == 0 {
+                    *share *= self.limits.growth(STEPS).powf(1.0 + silent);
                 }
-                (*good, *bad, *answered, *admitted) = (0, 0, 0, 0);
-                *step_ends = now + self.limits.ramp / STEPS;
+                (*good, *bad, *answered) = (0, 0, 0);
+                *step_ends = now + step;
                 let share = *share;
                 if share >= 1.0 {
                     self.enter(inner, State::Closed, now);
@@ -345,8 +355,10 @@ impl Breaker {
             State::HalfOpen => Phase::HalfOpen { leases: Vec::new(), passed: 0 },
             State::Recovering => Phase::Recovering {
                 share: self.limits.first_share,
-                credit: 0.0,
-                admitted: 0,
+                // With the same for all, the many callers with few requests would all refuse their first ones, and then
+                // all admit one.
+                credit: fastrand::f64(),
+                under_way: 0,
                 step_ends: now + self.limits.ramp / STEPS,
                 good: 0,
                 bad: 0,
@@ -428,7 +440,8 @@ impl Breaker {
             return;
         }
         let trips = self.counts_and_trips(outcome, slow, now);
-        if let Phase::Recovering { good, bad, .. } = &mut inner.phase {
+        if let Phase::Recovering { good, bad, under_way, .. } = &mut inner.phase {
+            *under_way -= u32::from(ticket.answered.is_none());
             *if slow || outcome == Outcome::Failed { bad } else { good } += 1;
         }
         if trips {
@@ -438,16 +451,24 @@ impl Breaker {
         }
     }
 
-    /// A probe that ends without an outcome gives its permit back.
+    /// What ends without an outcome gives its permit back.
     fn give_back(&self, ticket: &Ticket) {
         let Some(number) = ticket.lease else { return };
         let mut inner = self.inner.lock();
-        if self.word.load(SeqCst) == ticket.generation
-            && let Phase::HalfOpen { leases, .. } = &mut inner.phase
-        {
-            leases.retain(|lease| lease.number != number);
+        if self.word.load(SeqCst) != ticket.generation {
+            return;
+        }
+        match &mut inner.phase {
+            Phase::HalfOpen { leases, .. } => leases.retain(|lease| lease.number != number),
+            Phase::Recovering { under_way, .. } => *under_way -= u32::from(ticket.answered.is_none()),
+            Phase::Resting | Phase::Open { .. } => {}
         }
     }
+}
+
+/// How many whole steps there are in a time.
+fn whole_steps(time: Duration, step: Duration) -> f64 {
+    (time.as_secs_f64() / step.as_secs_f64().max(f64::MIN_POSITIVE)).floor()
 }
 
 /// Counts one more, and says whether the share of bad ones is too great.
@@ -466,7 +487,7 @@ impl Ticket {
     /// The head of the response has come at `now`, while what became of the try is not known yet (a gRPC status comes at the
     /// end). Only the time until then can be too long, and the end of a probe's lease is no failure any more.
     pub fn answered(&mut self, now: Instant) {
-        self.answered = Some(now);
+        let first = self.answered.replace(now).is_none();
         if State::of(self.generation) == State::Closed {
             return;
         }
@@ -479,7 +500,10 @@ impl Ticket {
                 let ours = leases.iter_mut().filter(|lease| Some(lease.number) == self.lease);
                 ours.for_each(|lease| lease.answered = true);
             }
-            Phase::Recovering { answered, .. } => *answered += 1,
+            Phase::Recovering { answered, under_way, .. } => {
+                *answered += u32::from(first);
+                *under_way -= u32::from(first);
+            }
             Phase::Resting | Phase::Open { .. } => {}
         }
     }

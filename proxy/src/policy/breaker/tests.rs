@@ -128,16 +128,28 @@ fn it_stays_open_twice_as_long_each_time_up_to_its_limit() {
 }
 
 #[test]
-fn there_are_never_more_probes_than_must_pass() {
+fn there_are_never_more_probes_than_must_pass_and_the_first_is_alone() {
     let bench = Bench::half_open(limits());
-    let probes: Vec<_> = (0..3).map(|_| bench.admit().unwrap()).collect();
+    let first = bench.admit().unwrap();
     assert_eq!(bench.breaker.state(), State::HalfOpen);
-    assert!(bench.admit().is_err());
-    let mut probes = probes.into_iter();
-    probes.next().unwrap().ended(Outcome::Passed, bench.now);
+    assert!(bench.admit().is_err(), "a callee that is still ill costs one request, not three");
+    first.ended(Outcome::Passed, bench.now);
+    let rest: Vec<_> = (0..2).map(|_| bench.admit().unwrap()).collect();
     assert!(bench.admit().is_err(), "one has passed, two are under way: that is all three");
-    probes.for_each(|probe| probe.ended(Outcome::Passed, bench.now));
+    for probe in rest {
+        probe.ended(Outcome::Passed, bench.now);
+    }
     assert_eq!(bench.breaker.state(), State::Recovering);
+}
+
+#[test]
+fn a_head_in_time_is_enough_for_the_other_probes_to_go() {
+    let bench = Bench::half_open(limits());
+    let mut stream = bench.admit().unwrap();
+    assert!(bench.admit().is_err());
+    stream.answered(bench.now);
+    let _rest: Vec<_> = (0..2).map(|_| bench.admit().unwrap()).collect();
+    assert!(bench.admit().is_err());
 }
 
 #[test]
@@ -147,9 +159,9 @@ fn a_cancelled_probe_gives_its_permit_back_without_a_verdict() {
         drop(bench.admit().unwrap());
     }
     assert_eq!(bench.breaker.state(), State::HalfOpen);
-    let probes: Vec<_> = (0..3).map(|_| bench.admit().unwrap()).collect();
+    let probe = bench.admit().unwrap();
     assert!(bench.admit().is_err());
-    drop(probes);
+    drop(probe);
 }
 
 #[test]
@@ -168,7 +180,7 @@ fn a_stream_whose_head_came_in_time_is_a_probe_that_passed() {
     bench.now += MS(50);
     stream.answered(bench.now);
     bench.now += MS(300);
-    assert!(bench.admit().is_ok());
+    let _turns = bench.admit();
     assert_eq!(bench.breaker.state(), State::Recovering);
     stream.ended(Outcome::Failed, bench.now);
     assert_eq!(bench.breaker.state(), State::Recovering, "it was of an earlier generation by then");
@@ -238,13 +250,33 @@ fn a_recovery_falls_back_while_the_callee_is_not_healthy() {
 #[test]
 fn few_requests_are_not_held_up_by_a_small_share() {
     let mut bench = Bench::recovering(limits());
-    let mut sent = 0;
+    let began = bench.now;
     while bench.breaker.state() == State::Recovering {
-        assert!(bench.send(Outcome::Passed, MS(1)));
+        bench.send(Outcome::Passed, MS(1));
         bench.now += MS(5_000);
-        sent += 1;
     }
-    assert!(sent <= 22, "{sent}");
+    assert!(bench.now - began <= limits().ramp + MS(10_000), "{:?}", bench.now - began);
+}
+
+#[test]
+fn of_many_callers_with_few_requests_a_share_gets_in_too() {
+    fastrand::seed(7);
+    let fleet: Vec<_> = (0..1_000).map(|_| Bench::recovering(limits())).collect();
+    let admitted = fleet.iter().filter(|bench| bench.admit().is_ok()).count();
+    assert!((25..=75).contains(&admitted), "a twentieth is 50, and one of each would be everything: {admitted}");
+}
+
+#[test]
+fn a_share_does_not_grow_while_what_it_let_in_hangs() {
+    let mut bench = Bench::recovering(limits());
+    let hanging = std::iter::repeat_with(|| bench.admit().ok()).find_map(|ticket| ticket).unwrap();
+    bench.now += limits().ramp * 2;
+    let _ = bench.admit();
+    assert_eq!(bench.breaker.state(), State::Recovering);
+    drop(hanging);
+    bench.now += limits().ramp * 2;
+    assert!(bench.admit().is_ok());
+    assert_eq!(bench.breaker.state(), State::Closed, "nothing hangs any more, and nothing went wrong");
 }
 
 #[test]
