@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Path, Query, Request, State, rejection::QueryRejection},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -22,6 +22,7 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use crate::{
     config::publish::Publisher,
     telemetry::{exposition, metrics::Registry},
+    verdict::recorder::{Filter, Recorder},
     worker::Phase,
 };
 
@@ -33,6 +34,7 @@ const PROBE: Duration = Duration::from_secs(10);
 pub struct Admin {
     publisher: Arc<Publisher>,
     registry: Arc<Registry>,
+    recorder: Recorder,
     phase: watch::Sender<Phase>,
     addresses: Arc<[IpAddr]>,
     probed: Arc<[u16]>,
@@ -43,12 +45,14 @@ impl Admin {
     pub fn new(
         publisher: &Arc<Publisher>,
         registry: &Arc<Registry>,
+        recorder: Recorder,
         phase: watch::Sender<Phase>,
         addresses: Vec<IpAddr>,
     ) -> Self {
         Self {
             publisher: Arc::clone(publisher),
             registry: Arc::clone(registry),
+            recorder,
             phase,
             addresses: if addresses.is_empty() { [Ipv4Addr::LOCALHOST.into()].into() } else { addresses.into() },
             probed: [].into(),
@@ -66,6 +70,7 @@ impl Admin {
 pub async fn serve(listener: TcpListener, state: Admin) {
     let private = Router::new()
         .route("/config", get(config))
+        .route("/recorder", get(recorder))
         .route("/drain", post(drain))
         .layer(middleware::from_fn(loopback_only));
     let router = Router::new()
@@ -133,6 +138,18 @@ async fn config(State(admin): State<Admin>) -> Response {
     match document {
         Ok(document) => Json(json!({"report": admin.publisher.report(), "config": document})).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The last requests that did not simply succeed. Their paths and ids are nobody else's business.
+async fn recorder(State(admin): State<Admin>, filter: Result<Query<Filter>, QueryRejection>) -> Response {
+    let refuse = |why: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response();
+    match filter {
+        Ok(Query(filter)) => match admin.recorder.find(&filter) {
+            Ok(found) => Json(found).into_response(),
+            Err(error) => refuse(&error),
+        },
+        Err(error) => refuse(&error),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         listen,
     },
     telemetry::{access_log, metrics::Registry},
+    verdict::recorder::{self, Recorder},
     worker::{self, Command, Common, Phase},
 };
 
@@ -136,7 +137,8 @@ impl Proxy {
         let registry = Registry::new(count, connections.clone());
         let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels));
         let (phase, phases) = watch::channel(Phase::Serving);
-        let (log, records) = access_log::new(Arc::clone(&registry), settings.records);
+        let recorder = Recorder::new(recorder::LIMIT, Arc::clone(&registry.recorder), &settings.identity.name);
+        let (log, records) = access_log::new(Arc::clone(&registry), recorder.clone(), settings.records);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let common = Arc::new(Common {
             name: settings.identity.name.into(),
@@ -149,7 +151,7 @@ impl Proxy {
         let listeners = bind_admin(&settings.admin)?;
         let admin = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
         let (stop, stopped) = mpsc::channel(1);
-        let state = Admin::new(&publisher, &registry, phase.clone(), settings.identity.addresses);
+        let state = Admin::new(&publisher, &registry, recorder, phase.clone(), settings.identity.addresses);
         let state = state.answering_for(settings.probe_ports);
         let control = move || control(listeners, &state, records, stopped);
         let control = thread::Builder::new().name("control".into()).spawn(control)?;
@@ -284,25 +286,18 @@ fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> 
     addresses.iter().map(bind).collect()
 }
 
-/// The control thread: admin port and log. Ends when the proxy is stopped.
-fn control(
-    listeners: Vec<TcpListener>,
-    state: &Admin,
-    records: Option<mpsc::Receiver<access_log::Record>>,
-    mut stopped: mpsc::Receiver<()>,
-) {
+/// The control thread: admin port, log and flight recorder. Ends when the proxy is stopped.
+fn control(listeners: Vec<TcpListener>, state: &Admin, records: access_log::Records, mut stopped: mpsc::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let run = async {
-        let log = records.map(|records| tokio::spawn(access_log::write(records)));
+        let log = tokio::spawn(records.tell());
         for listener in listeners {
             tokio::spawn(admin::serve(listener, state.clone()));
         }
         // Nothing is sent: the channel closes when the proxy is dropped. The workers have gone by then, and with them
         // the log's other end.
         stopped.recv().await;
-        if let Some(log) = log {
-            let _ = timeout(LAST_LINES, log).await;
-        }
+        let _ = timeout(LAST_LINES, log).await;
     };
     match runtime {
         Ok(runtime) => runtime.block_on(run),

@@ -8,4 +8,5 @@ pub mod reply;
 pub mod reply_body;
 pub mod send_body;
 pub mod serve;
+pub mod tries;
 pub mod upgrade;

@@ -3,9 +3,11 @@
 //! The same word stands in the `Proxy-Status` header, the metric labels and the log, and never changes its meaning.
 //! `docs/reasons.md` has a row for each.
 
+pub mod advice;
 pub mod fate;
 pub mod proxy_status;
 pub mod reason;
+pub mod recorder;
 
 pub use self::{
     fate::{ATTEMPT_OUTCOMES, AttemptOutcome, FATES, Fate},

@@ -26,7 +26,7 @@ use firebreak_proxy::{
         exposition,
         metrics::{Breakers, Direction, Registry},
     },
-    verdict::{AttemptOutcome, Fate, REASONS, Reason},
+    verdict::{AttemptOutcome, Fate, REASONS, Reason, advice::DOMAINS},
 };
 use firebreak_tests::{program, root};
 use tokio::time::Instant;
@@ -118,6 +118,20 @@ fn the_table_of_reasons_equals_the_code() -> anyhow::Result<()> {
     let rows = table("docs/reasons.md", "reason")?;
     ensure!(rows.iter().all(|row| row.len() == 8 && row.iter().all(|cell| !cell.is_empty())), "a row is not complete");
     assert_eq!(rows.into_iter().map(|row| row[..6].to_vec()).collect::<Vec<_>>(), expected);
+    Ok(())
+}
+
+#[test]
+fn the_handbook_and_firebreak_explain_give_the_same_advice() -> anyhow::Result<()> {
+    let expected: Vec<_> = REASONS.iter().map(|reason| reason.advice()).map(|said| [said.means, said.next]).collect();
+    let rows = table("docs/reasons.md", "reason")?;
+    assert_eq!(rows.iter().map(|row| [row[6].as_str(), row[7].as_str()]).collect::<Vec<_>>(), expected);
+    let expected: Vec<_> = DOMAINS.iter().map(|domain| (format!("`{}`", domain.name()), domain.whose())).collect();
+    let rows = table("docs/reasons.md", "domain")?;
+    // The page may go on where the command is short.
+    let written: Vec<_> =
+        rows.iter().map(|row| (row[0].clone(), row[1].split(". ").next().unwrap_or_default())).collect();
+    assert_eq!(written, expected);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use super::{
     grpc,
     headers::{TRACEPARENT, X_REQUEST_ID, correlation},
     serve::Link,
+    tries::Tries,
 };
 use crate::{
     policy::{
@@ -40,6 +41,8 @@ pub struct Call {
     pub grpc: bool,
     /// Tries made so far.
     pub attempts: u32,
+    /// What they were.
+    pub tries: Tries,
     /// The FaultSpec that hit the last try.
     pub fault: Option<Arc<FaultSet>>,
     /// Its place in the bulkhead.
@@ -69,6 +72,7 @@ impl Call {
             request_end: None,
             grpc: grpc::is_grpc(&head.headers),
             attempts: 0,
+            tries: Tries::default(),
             fault: None,
             permit: None,
             admitted: Admitted::default(),
@@ -92,6 +96,7 @@ impl Call {
             set.count_delay();
         }
         if hit != Hit::default() {
+            self.tries.hit(set, hit.delay);
             self.fault = Some(Arc::clone(set));
         }
         hit
@@ -149,7 +154,9 @@ impl Call {
         shard.request(fate, self.status, self.started.elapsed());
         if let Some(reason) = reason {
             shard.failure(reason, self.domain(reason) == Domain::Injected);
-            self.log(fate, reason);
+        }
+        if reason.is_some() || self.attempts > 1 || self.tries.delayed() {
+            self.record(fate, reason);
         }
     }
 
@@ -159,25 +166,28 @@ impl Call {
         if reason.is_clock() && self.fault.is_some() { Domain::Injected } else { reason.domain() }
     }
 
-    fn log(&self, fate: Fate, reason: Reason) {
-        let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok()).map(Box::from);
+    fn record(&self, fate: Fate, reason: Option<Reason>) {
+        let now = Instant::now();
+        let id = |value: &Option<HeaderValue>| value.as_ref().and_then(access_log::id);
         self.link.worker.common.log.put(Record {
             time: Timestamp::now(),
             direction: self.link.direction.name(),
             service: self.callee.metrics.service.clone(),
             port: self.callee.metrics.port.clone(),
-            method: self.method.as_str().into(),
+            method: access_log::method(&self.method),
             path: access_log::path(self.uri.path()),
-            request_id: text(&self.ids[0]),
-            traceparent: text(&self.ids[1]),
+            request_id: id(&self.ids[0]),
+            traceparent: id(&self.ids[1]),
             status: self.status.map(|status| status.as_u16()),
             fate: fate.name(),
-            reason: reason.name(),
-            fault_domain: self.domain(reason).name(),
+            reason: reason.map(Reason::name),
+            fault_domain: reason.map(|reason| self.domain(reason).name()),
+            slowed: reason.is_none(),
             attempts: self.attempts,
-            duration_ms: millis(self.started.elapsed()),
+            duration_ms: millis(now.saturating_duration_since(self.started)),
             policy: self.callee.policy.as_ref().map(|policy| policy.name.clone()),
             fault: self.fault.as_ref().map(|fault| fault.name.clone()),
+            tries: self.tries.told(self.started, now),
         });
     }
 }

@@ -23,6 +23,7 @@ use super::{
     reply_body::ReplyBody,
     send_body::{Activity, Source},
     serve::Link,
+    tries::Ended,
     upgrade,
 };
 use crate::{
@@ -116,7 +117,7 @@ impl Sending<'_> {
         loop {
             self.call.attempts += 1;
             let outcome = self.bounded_try(admitted).await;
-            self.call.callee.metrics.shard(self.call.link.worker.id).attempt(attempt_outcome(&outcome, self.call.grpc));
+            self.enter(&outcome);
             let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
             // The budget is asked now, and again after the pause: a burst of failures passes the first check together.
             // Whoever is refused the second time still has the callee's answer to give back.
@@ -133,6 +134,17 @@ impl Sending<'_> {
             self.give_up(outcome);
             admitted = next;
         }
+    }
+
+    /// Enters a try that is over in the books, and among the call's.
+    fn enter(&mut self, outcome: &Result<Got, Reason>) {
+        let used = self.last_connection.take();
+        // A try that was not sent leaves the connection of the one before.
+        let reused = used.as_ref().filter(|_| self.call.tries.was_sent()).map(|used| used.carried);
+        self.last_connection.set(used);
+        let ended = ended(outcome, self.call.grpc, reused);
+        self.call.callee.metrics.shard(self.call.link.worker.id).attempt(ended.outcome);
+        self.call.tries.ended(ended);
     }
 
     /// How long to wait before another try; `None` if there is not to be one.
@@ -205,6 +217,7 @@ impl Sending<'_> {
         }
         let idle = self.activity.cloned().zip(self.plan.clocks.idle);
         let address = admitted.endpoint.unwrap_or(self.call.link.destination);
+        self.call.tries.begin(address, now);
         let outcome = within(end, idle, self.one_try(address, now, end)).await;
         self.tell_breakers(admitted, &outcome);
         if outcome.as_ref().is_err_and(|reason| reason.is_clock())
@@ -231,6 +244,7 @@ impl Sending<'_> {
             Some(answered) => return Ok(Got::Injected(answered)),
             None => {}
         }
+        self.call.tries.sent();
         let callee = &*self.call.callee;
         let worker = &*self.call.link.worker;
         let (clocks, used) = (self.plan.clocks, &self.last_connection);
@@ -288,4 +302,20 @@ fn attempt_outcome(outcome: &Result<Got, Reason>, is_grpc: bool) -> AttemptOutco
         (_, Brought::Response { status, grpc }) if reply::is_failure(status, grpc) => AttemptOutcome::Error,
         _ => AttemptOutcome::Answered,
     }
+}
+
+fn ended(outcome: &Result<Got, Reason>, is_grpc: bool, reused: Option<bool>) -> Ended {
+    let (reason, status, grpc_status) = match outcome {
+        Err(reason) => (Some(*reason), None, None),
+        Ok(Got::Answer(answer)) => {
+            let (status, headers) = (answer.response.status(), answer.response.headers());
+            let grpc = is_grpc.then(|| grpc::status(headers)).flatten();
+            (reply::failure_of(status, grpc, headers), Some(status), grpc)
+        }
+        Ok(Got::Injected(abort)) => {
+            let (status, grpc) = reply::injected_status(*abort, is_grpc);
+            (Some(Reason::FaultAbort), Some(status), grpc)
+        }
+    };
+    Ended { at: Instant::now(), outcome: attempt_outcome(outcome, is_grpc), reason, status, grpc_status, reused }
 }

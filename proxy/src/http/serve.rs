@@ -114,12 +114,14 @@ impl Link {
             traceparent: None,
             status: status.map(|status| status.as_u16()),
             fate: fate.name(),
-            reason: reason.name(),
-            fault_domain: reason.domain().name(),
+            reason: Some(reason.name()),
+            fault_domain: Some(reason.domain().name()),
+            slowed: false,
             attempts,
             duration_ms: millis(started.elapsed()),
             policy: callee.policy.as_ref().map(|policy| policy.name.clone()),
             fault: None,
+            tries: Vec::new(),
         });
     }
 

@@ -1,25 +1,35 @@
-//! One JSON line for each request that failed, written where it does not hold up traffic.
+//! One record for each request that did not simply succeed, told where it does not hold up traffic.
 //!
-//! A worker only fills a record and puts it into a bounded queue; the control thread turns it into text. When the queue is
-//! full the line is dropped and counted: a log must not become the outage.
+//! A worker only fills a record and puts it into a bounded queue; the control thread turns it into text, which goes to the
+//! flight recorder and, if the request failed, is a line of the log. When the queue is full the record is dropped and
+//! counted: a log must not become the outage.
 
 use std::{
     io::Write,
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use http::{HeaderValue, Method};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::metrics::Registry;
+use crate::verdict::recorder::Recorder;
 
-/// Lines that may wait to be written.
+/// Records that may wait to be told.
 const QUEUE: usize = 1024;
 
-/// Longest path that is logged; the rest is cut.
+/// Longest path that is told, in bytes; the rest is cut.
 const PATH: usize = 256;
+
+/// Longest id, in characters.
+pub const ID: usize = 128;
+
+/// Longest method, in characters.
+const METHOD: usize = 32;
 
 /// What the line says.
 #[derive(Debug, Serialize)]
@@ -47,10 +57,15 @@ pub struct Record {
     pub status: Option<u16>,
     /// How it ended.
     pub fate: &'static str,
-    /// Why.
-    pub reason: &'static str,
+    /// Why it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
     /// Whose problem it is.
-    pub fault_domain: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault_domain: Option<&'static str>,
+    /// It succeeded, but only after another try or an injected delay.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub slowed: bool,
     /// Tries made.
     pub attempts: u32,
     /// Milliseconds it took.
@@ -61,6 +76,43 @@ pub struct Record {
     /// The FaultSpec that hit it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Box<str>>,
+    /// Its tries. Of more than 16 the first 15 and the last; none for what is not HTTP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tries: Vec<Try>,
+}
+
+/// One try of a request.
+#[derive(Debug, Serialize)]
+pub struct Try {
+    /// From 1.
+    pub number: u32,
+    /// Where it was sent, or would have been.
+    pub endpoint: SocketAddr,
+    /// Milliseconds from the request's first byte to its beginning.
+    pub started_ms: u64,
+    /// Milliseconds until the response's head, or until it ended without one.
+    pub duration_ms: u64,
+    /// What it counts as; nothing if it was under way when the caller left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
+    /// Why it did not simply succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The answer's status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Its gRPC status, where the head has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
+    /// The FaultSpec that hit it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Box<str>>,
+    /// Milliseconds by which that was to delay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// Whether its connection had carried a request before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_reused: Option<bool>,
 }
 
 /// Where workers put their records.
@@ -70,39 +122,70 @@ pub struct Log {
     registry: Arc<Registry>,
 }
 
-/// Where workers put their records, and the end from which they are to be written, unless somebody else takes them.
-pub fn new(registry: Arc<Registry>, taker: Option<Sender<Record>>) -> (Log, Option<Receiver<Record>>) {
-    let (queue, records) = taker.map_or_else(
-        || {
-            let (queue, records) = channel(QUEUE);
-            (queue, Some(records))
-        },
-        |queue| (queue, None),
-    );
-    (Log { queue, registry }, records)
+/// The end of the queue from which records are told.
+#[derive(Debug)]
+pub struct Records {
+    queue: Receiver<Record>,
+    registry: Arc<Registry>,
+    recorder: Recorder,
+    taker: Option<Sender<Record>>,
+}
+
+/// Both ends of the queue. What failed goes to `taker`, or to standard output if there is none; the recorder gets all.
+pub fn new(registry: Arc<Registry>, recorder: Recorder, taker: Option<Sender<Record>>) -> (Log, Records) {
+    let (sender, queue) = channel(QUEUE);
+    let log = Log { queue: sender, registry: Arc::clone(&registry) };
+    (log, Records { queue, registry, recorder, taker })
+}
+
+impl Record {
+    /// Whether the request failed or was refused; else it was slowed.
+    pub fn failed(&self) -> bool {
+        self.reason.is_some()
+    }
 }
 
 impl Log {
     /// Puts a record into the queue, or drops it when the queue is full.
     pub fn put(&self, record: Record) {
-        if self.queue.try_send(record).is_err() {
+        let failed = record.failed();
+        // What was only slowed leaves the second half of the queue to failures.
+        let room = failed || self.queue.capacity() > QUEUE / 2;
+        if room && self.queue.try_send(record).is_ok() {
+            return;
+        }
+        self.registry.recorder.dropped.fetch_add(1, Relaxed);
+        if failed {
             self.registry.log_dropped.fetch_add(1, Relaxed);
         }
     }
 }
 
-/// Writes records to standard output until all workers are gone.
-pub async fn write(mut records: Receiver<Record>) {
-    let mut batch = Vec::new();
-    while records.recv_many(&mut batch, 64).await > 0 {
-        let mut text = Vec::with_capacity(batch.len() * 256);
-        for record in batch.drain(..) {
-            if serde_json::to_writer(&mut text, &record).is_ok() {
-                text.push(b'\n');
+impl Records {
+    /// Tells records until all workers are gone.
+    pub async fn tell(mut self) {
+        let (mut batch, mut lines) = (Vec::new(), Vec::new());
+        while self.queue.recv_many(&mut batch, 64).await > 0 {
+            for record in batch.drain(..) {
+                let Ok(text) = serde_json::to_string(&record) else { continue };
+                self.recorder.put(&record, &text);
+                match &self.taker {
+                    _ if !record.failed() => {}
+                    Some(taker) => {
+                        if taker.try_send(record).is_err() {
+                            self.registry.log_dropped.fetch_add(1, Relaxed);
+                        }
+                    }
+                    None => {
+                        lines.extend_from_slice(text.as_bytes());
+                        lines.push(b'\n');
+                    }
+                }
             }
+            // Whoever closed our output does not want the lines.
+            let _ = std::io::stdout().write_all(&lines);
+            lines.clear();
         }
-        // Whoever closed our output does not want the lines.
-        let _ = std::io::stdout().write_all(&text);
     }
 }
 
@@ -110,6 +193,16 @@ pub async fn write(mut records: Receiver<Record>) {
 pub fn path(path: &str) -> Box<str> {
     let end = path.char_indices().map(|(at, _)| at).find(|at| *at >= PATH).unwrap_or(path.len());
     path[..end].into()
+}
+
+/// The value of an id's header as it may be logged, if it is text.
+pub fn id(value: &HeaderValue) -> Option<Box<str>> {
+    value.to_str().ok().map(|id| id[..id.len().min(ID)].into())
+}
+
+/// The method as it may be logged.
+pub fn method(method: &Method) -> Box<str> {
+    method.as_str()[..method.as_str().len().min(METHOD)].into()
 }
 
 /// Whole milliseconds.

@@ -46,6 +46,7 @@ impl Collector for Exposed {
         bulkheads(&mut encoder, &callees)?;
         breakers(&mut encoder, &callees)?;
         self.faults(&mut encoder)?;
+        self.recorder(&mut encoder)?;
         self.config(&mut encoder)
     }
 }
@@ -217,6 +218,26 @@ impl Exposed {
             for (kind, hits) in [("delay", &fault.delays), ("abort", &fault.aborts)] {
                 count(&mut metric, &vec![("fault", &*name), ("kind", kind)], hits.load(Relaxed))?;
             }
+        }
+        Ok(())
+    }
+
+    fn recorder(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = &self.0.recorder;
+        for (name, help, value) in [
+            ("recorder_records", "Records in the flight recorder", &counts.records),
+            ("recorder_bytes", "Bytes that the records in the flight recorder take", &counts.bytes),
+        ] {
+            let value = i64::try_from(value.load(Relaxed)).unwrap_or(i64::MAX);
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        let late = "Records that the flight recorder did not get, because the control thread could not keep up";
+        for (name, help, value) in [
+            ("recorder_evicted", "Records that made room for newer ones in the flight recorder", &counts.evicted),
+            ("recorder_dropped", late, &counts.dropped),
+        ] {
+            let metric = &mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value.load(Relaxed), None)?;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::{
         breaker::{Breaker, Counts},
         bulkhead::Gate,
     },
-    verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, FATES, Fate, REASONS, Reason},
+    verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, FATES, Fate, REASONS, Reason, recorder},
 };
 
 /// A count that only one thread writes and any may read.
@@ -123,6 +123,8 @@ pub struct Registry {
     pub connections: Connections,
     /// Log lines that were dropped because the log could not keep up.
     pub log_dropped: AtomicU64,
+    /// The flight recorder.
+    pub recorder: Arc<recorder::Counts>,
 }
 
 impl Counter {
@@ -260,6 +262,7 @@ impl Registry {
             config: Arc::default(),
             connections,
             log_dropped: AtomicU64::new(0),
+            recorder: Arc::default(),
         })
     }
 

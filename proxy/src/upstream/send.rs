@@ -75,16 +75,19 @@ impl Connection {
 pub struct Used {
     /// Which one: the next try takes another.
     pub id: Id,
+    /// Whether it had carried a request before.
+    pub carried: bool,
     /// HTTP/2: where it leads, and how often bytes had come when the try began.
     shared: Option<(Key, Received, u64)>,
 }
 
 impl From<(&Connection, Key)> for Used {
     fn from((connection, key): (&Connection, Key)) -> Self {
+        let carried = connection.has_carried();
         match connection {
-            Connection::Exclusive(exclusive) => Self { id: exclusive.id, shared: None },
+            Connection::Exclusive(exclusive) => Self { id: exclusive.id, carried, shared: None },
             Connection::Shared(shared) => {
-                Self { id: shared.id, shared: Some((key, shared.received.clone(), shared.received.count())) }
+                Self { id: shared.id, carried, shared: Some((key, shared.received.clone(), shared.received.count())) }
             }
         }
     }
@@ -143,7 +146,7 @@ impl Target<'_> {
             let (connection, pooled) = self.connection(head.version, avoid).await?;
             let used = Used::from((&connection, self.key()));
             self.used.set(Some(used.clone()));
-            let carried = connection.has_carried();
+            let carried = used.carried;
             let again = || Request::from_parts(head.clone(), source.body());
             request = match send(connection, request).await {
                 Ok(answer) => return Ok(answer),

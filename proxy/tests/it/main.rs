@@ -9,6 +9,7 @@ mod http2;
 mod lifecycle;
 mod malformed;
 mod protocols;
+mod recorder;
 mod retries;
 mod slow_callers;
 mod support;

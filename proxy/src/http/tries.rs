@@ -1,0 +1,167 @@
+//! The tries of a call, as its record tells them.
+//!
+//! A request that succeeds at once must not pay for what nobody will read: only the try that is under way is held, in the
+//! call itself. It moves to the heap when another follows it, and becomes text in a record when the call is over and did not
+//! simply succeed.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::{
+    policy::fault::FaultSet,
+    telemetry::access_log::{Try, millis},
+    verdict::{AttemptOutcome, Reason},
+};
+
+/// Most tries that a record lists: the first ones, and the last.
+const LISTED: usize = 16;
+
+/// What is known of the tries that a call has made.
+#[derive(Debug, Default)]
+pub struct Tries {
+    before: Vec<Seen>,
+    last: Option<Seen>,
+    made: u32,
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// When.
+    pub at: Instant,
+    /// What it counts as.
+    pub outcome: AttemptOutcome,
+    /// Why it did not simply succeed.
+    pub reason: Option<Reason>,
+    /// The answer's status.
+    pub status: Option<StatusCode>,
+    /// Its gRPC status, where its head has one.
+    pub grpc_status: Option<u8>,
+    /// Whether its connection had carried a request before; unknown where it came to no connection.
+    pub reused: Option<bool>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    number: u32,
+    endpoint: SocketAddr,
+    began: Instant,
+    fault: Option<Arc<FaultSet>>,
+    delay: Option<Duration>,
+    sent: bool,
+    ended: Option<Ended>,
+}
+
+impl Tries {
+    /// A try to `endpoint` begins.
+    pub fn begin(&mut self, endpoint: SocketAddr, now: Instant) {
+        self.made = self.made.saturating_add(1);
+        let begun =
+            Seen { number: self.made, endpoint, began: now, fault: None, delay: None, sent: false, ended: None };
+        let before = self.last.replace(begun);
+        if self.before.len() < LISTED - 1 {
+            self.before.extend(before);
+        }
+    }
+
+    /// A fault hits it, by a delay of this length or otherwise.
+    pub fn hit(&mut self, fault: &Arc<FaultSet>, delay: Option<Duration>) {
+        if let Some(last) = &mut self.last {
+            last.fault = Some(Arc::clone(fault));
+            last.delay = delay;
+        }
+    }
+
+    /// It is about to be sent.
+    pub fn sent(&mut self) {
+        if let Some(last) = &mut self.last {
+            last.sent = true;
+        }
+    }
+
+    /// Whether it has come so far.
+    pub fn was_sent(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.sent)
+    }
+
+    /// It is over.
+    pub fn ended(&mut self, ended: Ended) {
+        if let Some(last) = &mut self.last {
+            last.ended = Some(ended);
+        }
+    }
+
+    /// Whether a fault made the last try late.
+    pub fn delayed(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.delay.is_some())
+    }
+
+    /// All of them, for the record of a request that began at `started` and is over `now`.
+    pub fn told(&self, started: Instant, now: Instant) -> Vec<Try> {
+        self.before.iter().chain(&self.last).map(|seen| seen.told(started, now)).collect()
+    }
+}
+
+impl Seen {
+    fn told(&self, started: Instant, now: Instant) -> Try {
+        let ended = self.ended;
+        let until = ended.map_or(now, |ended| ended.at);
+        Try {
+            number: self.number,
+            endpoint: self.endpoint,
+            started_ms: millis(self.began.saturating_duration_since(started)),
+            duration_ms: millis(until.saturating_duration_since(self.began)),
+            outcome: ended.map(|ended| ended.outcome.name()),
+            reason: ended.and_then(|ended| ended.reason).map(Reason::name),
+            status: ended.and_then(|ended| ended.status).map(|status| status.as_u16()),
+            grpc_status: ended.and_then(|ended| ended.grpc_status),
+            fault: self.fault.as_ref().map(|fault| fault.name.clone()),
+            delay_ms: self.delay.map(millis),
+            connection_reused: ended.and_then(|ended| ended.reused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(at: Instant, outcome: AttemptOutcome, reason: Option<Reason>) -> Ended {
+        Ended { at, outcome, reason, status: None, grpc_status: None, reused: Some(false) }
+    }
+
+    #[test]
+    fn one_try_takes_no_memory_of_its_own() {
+        let mut tries = Tries::default();
+        let now = Instant::now();
+        tries.begin(([127, 0, 0, 1], 80).into(), now);
+        tries.ended(ended(now, AttemptOutcome::Answered, None));
+        assert_eq!(tries.before.capacity(), 0);
+    }
+
+    #[test]
+    fn they_are_told_in_their_order_with_their_times() {
+        let mut tries = Tries::default();
+        let started = Instant::now();
+        let at = |ms| started + Duration::from_millis(ms);
+        tries.begin(([127, 0, 0, 1], 80).into(), at(5));
+        tries.ended(ended(at(25), AttemptOutcome::TimedOut, Some(Reason::AttemptTimeout)));
+        tries.begin(([127, 0, 0, 2], 80).into(), at(40));
+        let told = tries.told(started, at(100));
+        let times: Vec<_> = told.iter().map(|told| (told.number, told.started_ms, told.duration_ms)).collect();
+        assert_eq!(times, [(1, 5, 20), (2, 40, 60)], "what is under way has lasted until now");
+        assert_eq!(told[0].reason, Some("attempt_timeout"));
+        assert_eq!((told[1].outcome, told[1].reason), (None, None));
+    }
+
+    #[test]
+    fn of_very_many_the_first_and_the_last_are_told() {
+        let mut tries = Tries::default();
+        let now = Instant::now();
+        (0..100).for_each(|_| tries.begin(([127, 0, 0, 1], 80).into(), now));
+        let numbers: Vec<_> = tries.told(now, now).iter().map(|told| told.number).collect();
+        assert_eq!((numbers.len(), numbers[14], numbers[15]), (LISTED, 15, 100));
+    }
+}
