@@ -110,7 +110,7 @@ pub struct Report {
 pub struct Outcome {
     /// As in [`Report::outcomes`].
     pub outcome: String,
-    /// The field `Proxy-Status`.
+    /// The field `Proxy-Status`, as the proxy that is nearest to the caller wrote it.
     pub proxy_status: Option<String>,
     /// Milliseconds until the end of the body.
     pub ms: u64,
@@ -264,8 +264,9 @@ impl Caller {
     }
 }
 
+/// The last value: each proxy on the way adds its own to `Proxy-Status`, and the caller's comes last.
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    headers.get_all(name).iter().next_back().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -9,6 +9,9 @@ use firebreak_tests::{
     wait,
 };
 
+const IN: (&str, &str) = ("direction", "inbound");
+const REFUSED: (&str, &str) = ("reason", "connection_refused");
+
 fn shop_with_talk_1() -> anyhow::Result<Namespace> {
     let shop = super::shop()?;
     shop.apply_example("talk-1-timeouts-and-retries.yaml")?;
@@ -79,6 +82,51 @@ fn a_service_that_hangs_is_given_up_in_time_and_each_try_ends_at_300_ms() -> any
         let expected = Duration::from_millis(200)..Duration::from_millis(400);
         assert!(expected.contains(&lasted), "a try lasted {lasted:?}");
     }
+    Ok(())
+}
+
+/// A Service whose pod is there, with its proxy, and whose application does not listen.
+const NOBODY_LISTENS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: closed}
+spec:
+  selector: {app: service2}
+  ports: [{name: http, port: 80, targetPort: 4444}]
+---
+apiVersion: firebreak.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: closed}
+spec:
+  targetRefs: [{kind: Service, name: closed}]
+  retries: {maxRetries: 2, conditions: [connect-failure], budget: {percent: 100, minPerSecond: 100}}
+";
+
+/// A proxy accepts for its application before it knows whether that one listens, and its caller's proxy connects in any case. It
+/// is a failed connection all the same: nothing was processed, so a POST may be sent again.
+#[test]
+fn a_connection_that_the_callees_own_proxy_cannot_open_is_one_that_failed() -> anyhow::Result<()> {
+    const REQUESTS: usize = 5;
+    let shop = super::shop()?;
+    let (web, service2) = (App::named(&shop, "web"), App::named(&shop, "service2"));
+    shop.apply(NOBODY_LISTENS)?;
+    super::in_force(&shop, "trafficpolicy/closed")?;
+    let call = || web.call("http://closed/", &format!("--method POST --body 100 --each --count {REQUESTS}"));
+    // Until kube-proxy knows the Service, the connection is refused on the way already.
+    let refused = || service2.metrics().map(|metrics| metrics.sum("firebreak_failures_total", &[IN, REFUSED]));
+    wait::until("the calls get as far as the callee's proxy", || {
+        call()?;
+        Ok(refused()? > 0.5)
+    })?;
+    let before = refused()?;
+    let report = call()?;
+    assert_eq!(report.with("502"), REQUESTS, "{report:?}");
+    assert_eq!(report.reasons.get("connection_refused"), Some(&REQUESTS), "{report:?}");
+    for request in &report.each {
+        assert_eq!(request.parameter("firebreak-domain"), Some("callee_platform"), "{request:?}");
+        assert_eq!(request.parameter("firebreak-attempts"), Some("3"), "{request:?}");
+    }
+    assert_same(refused()? - before, 3 * REQUESTS as u64, "tries that came as far as the callee's proxy");
     Ok(())
 }
 
