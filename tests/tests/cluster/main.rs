@@ -6,6 +6,7 @@
 
 mod breaker;
 mod bulkhead;
+mod certificates;
 mod change;
 mod faults;
 mod install;

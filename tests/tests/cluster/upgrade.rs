@@ -72,7 +72,7 @@ fn change(file: &Path, from: &str, to: &str) -> anyhow::Result<()> {
 }
 
 /// A pod as the API server would take it in now; it is not created.
-fn admitted(shop: &Namespace) -> anyhow::Result<Value> {
+pub(super) fn admitted(shop: &Namespace) -> anyhow::Result<Value> {
     let pod = format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{generateName: asked-}}, \
          spec: {{containers: [{{name: app, image: {IMAGE}}}]}}}}"
