@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use firebreak_crds::spec::Duration;
 use hyper::Uri;
@@ -22,7 +22,8 @@ use crate::demo::{LEAST, MOST, PARTS, REQUEST};
     after_help = "Examples:
   firebreak demo                    see what policies do, on this machine
   firebreak local examples/local    run the proxy with your own YAML
-  firebreak lint policies/          check YAML, in an editor or in CI"
+  firebreak lint policies/          check YAML, in an editor or in CI
+  firebreak explain --last          what failed last, and why"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     Lint(LintArgs),
     Local(LocalArgs),
+    Explain(ExplainArgs),
     Completion(CompletionArgs),
     /// Print the version of this program.
     #[command(after_help = "Examples:\n  firebreak version    for example to put it into a bug report")]
@@ -134,6 +136,44 @@ fn label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = pair.ok_or_else(|| format!("`{text}` is not a label: write KEY=VALUE, such as app=web"))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Tell what happened to a request: each try, the verdict, and what to do next.
+///
+/// Asks the flight recorder of the proxy that carried it, which keeps the last requests that failed, were refused, or were slowed
+/// by another try or an injected delay. Exit code 1: it has no such request.
+#[derive(Args, Debug)]
+#[command(
+    group(ArgGroup::new("what").required(true).args(["id", "last"])),
+    after_help = "Examples:
+  firebreak explain --last 20                     what failed last
+  firebreak explain checkout-17                   by x-request-id
+  firebreak explain 4bf92f35                      by the start of a trace's id
+  firebreak explain 4bf92f35 --json | jq '.records[].tries[]'
+
+A pod's proxy answers to the pod only; in another terminal run:
+  kubectl port-forward -n shop web-7d4b9c-x2x8v 15020"
+)]
+pub(crate) struct ExplainArgs {
+    /// The x-request-id or trace id, or at least its first 8 characters
+    #[arg(value_name = "REQUEST_ID")]
+    pub(crate) id: Option<String>,
+    /// List the last so many instead
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10", value_parser = value_parser!(u16).range(1..))]
+    pub(crate) last: Option<u16>,
+    /// The proxy's admin port; `firebreak local` prints its own
+    #[arg(long, default_value = "http://127.0.0.1:15020", value_name = "URL", value_parser = admin)]
+    pub(crate) admin: Uri,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn admin(text: &str) -> Result<Uri, String> {
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let usable = |url: &Uri| url.scheme_str() == Some("http") && url.port_u16().is_some();
+    let wrong = || format!("`{text}` is no admin port: write http://HOST:PORT, such as http://127.0.0.1:15020");
+    url.parse().ok().filter(usable).ok_or_else(wrong)
 }
 
 /// Print a completion script for a shell.

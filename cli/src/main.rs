@@ -5,6 +5,7 @@
 
 mod args;
 mod demo;
+mod explain;
 mod http;
 mod lint;
 mod local;
@@ -47,6 +48,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Lint(args) => lint::run(args),
         Command::Local(args) => block_on(local::run(args)),
+        Command::Explain(args) => block_on(explain::run(args)),
         Command::Completion(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "firebreak", &mut script);

@@ -16,7 +16,7 @@ fn every_command_has_help_with_examples() {
     let (code, text) = firebreak(PROGRAM, &["--help"]);
     assert_eq!(code, Some(0));
     assert!(text.contains("Examples:\n  firebreak demo"), "{text}");
-    for command in ["demo", "lint", "local", "completion", "version"] {
+    for command in ["demo", "lint", "local", "explain", "completion", "version"] {
         assert!(text.contains(&format!("  {command} ")), "{command} is not in {text}");
         let (code, help) = firebreak(PROGRAM, &[command, "--help"]);
         assert_eq!(code, Some(0));
