@@ -1,10 +1,12 @@
 //! The story of `firebreak demo` on a real cluster: helm install, a label, the talk's three examples, requests between pods, and
-//! a table of what became of them, as the caller's proxy counted it. Run by `tests/cluster/demo`.
+//! a table of what became of them, as the caller's proxy counted it. It fails when a part of the story did not end as it is told.
+//! Run by `tests/cluster/demo` and `tests/run`.
 
 use std::thread;
 
 use firebreak_tests::{
     app::{behaviour::Behaviour, call::Report},
+    chance,
     cluster::{
         Namespace,
         app::{App, manifest},
@@ -25,12 +27,17 @@ const FATES: [(&str, &str); 7] = [
     ("cancelled", "caller left"),
 ];
 
-/// A part of the story: what is wrong with service2, and which examples are applied against it.
+/// No request takes longer under the talk's first example: its three seconds, and a little for a busy machine.
+const IN_TIME: u64 = 3500;
+
+/// A part of the story: what is wrong with service2, which examples are applied against it, and what they promise.
 struct Part {
     title: &'static str,
     examples: &'static [&'static str],
     behaviour: Behaviour,
     load: &'static str,
+    promise: &'static str,
+    is_kept: fn(&Row) -> bool,
 }
 
 /// What became of its requests.
@@ -50,24 +57,36 @@ fn parts() -> [Part; 4] {
             examples: &[TALK_1],
             behaviour: Behaviour { status: 503, percent: 30, ..well() },
             load: "--count 2000 --concurrency 10",
+            promise: "one in a hundred requests fails, or fewer",
+            is_kept: |row| chance::expected(2000, 0.3_f64.powi(4)).contains(&(2000 - row.report.with("200"))),
         },
         Part {
             title: "no answer, ever",
             examples: &[TALK_1],
             behaviour: Behaviour { hang: true, ..well() },
             load: "--count 20 --concurrency 20",
+            promise: "every request is given up in time",
+            is_kept: |row| row.report.slowest < IN_TIME && row.is_of("timed_out", 20.0),
         },
         Part {
             title: "no answer, behind a bulkhead",
             examples: &["talk-2-bulkhead.yaml"],
             behaviour: Behaviour { hang: true, ..well() },
-            load: "--count 220 --concurrency 220 --patience 3s",
+            // Longer than the five seconds after which a question to the DNS that was lost is asked again.
+            load: "--count 220 --concurrency 220 --patience 7s",
+            promise: "a hundred wait for service2, the others are refused",
+            is_kept: |row| row.is_of("refused_by_bulkhead", 120.0) && row.is_of("cancelled", 100.0),
         },
         Part {
             title: "a fault on purpose",
             examples: &[TALK_1, "talk-3-faults.yaml"],
             behaviour: well(),
             load: "--count 1000 --concurrency 50",
+            promise: "retries make up for most of it, and in time",
+            is_kept: |row| {
+                let failed = row.report.sent - row.report.with("200");
+                row.report.slowest < IN_TIME && chance::expected(1000, 0.6_f64.powi(4)).contains(&failed)
+            },
         },
     ]
 }
@@ -84,10 +103,27 @@ fn main() -> anyhow::Result<()> {
     service2.ready_for(&web)?;
     service3.ready_for(&web)?;
     println!("\n{}", shop.kubectl(&["get", "pods"])?);
-    let rows = parts().iter().map(|part| play(&shop, part)).collect::<anyhow::Result<Vec<_>>>()?;
+    let parts = parts();
+    let rows = parts.iter().map(|part| play(&shop, part)).collect::<anyhow::Result<Vec<_>>>()?;
     table(&rows);
     println!("Through all of it, service3 answered every request.");
+    for (part, row) in parts.iter().zip(&rows) {
+        anyhow::ensure!((part.is_kept)(row), "{}: it is not so that {}: {:?}", part.title, part.promise, row.report);
+        anyhow::ensure!(row.adds_up(), "{}: the table does not account for every request: {:?}", part.title, row.fates);
+    }
     Ok(())
+}
+
+impl Row {
+    /// Whether so many requests met this fate.
+    fn is_of(&self, fate: &str, count: f64) -> bool {
+        FATES.iter().zip(&self.fates).any(|((name, _), found)| *name == fate && (found - count).abs() < 0.5)
+    }
+
+    /// Whether each request that was sent has a fate in the table.
+    fn adds_up(&self) -> bool {
+        u32::try_from(self.report.sent).is_ok_and(|sent| (self.fates.iter().sum::<f64>() - f64::from(sent)).abs() < 0.5)
+    }
 }
 
 fn say(command: &str) {
@@ -112,6 +148,9 @@ fn play(shop: &Namespace, part: &Part) -> anyhow::Result<Row> {
         let others = web.call("http://service3/", "--count 100")?;
         anyhow::ensure!(others.with("200") == 100, "service3 was not spared: {others:?}");
         load.join().map_err(|_| anyhow::anyhow!("the caller's thread ended"))?
+    })?;
+    wait::until("what the caller has left is counted", || {
+        Ok(web.metrics()?.sum("firebreak_bulkhead_in_use", &[("resource", "requests")]) < 0.5)
     })?;
     let after = web.metrics()?;
     shop.kubectl(&["delete", "tpol,fspec", "--all"])?;
