@@ -83,7 +83,7 @@ pub enum Phase {
     Completed,
     /// Stopped by `suspend`.
     Suspended,
-    /// Not accepted: invalid, or another fault is active on the same target.
+    /// Not accepted: invalid, or another fault of its namespace is active on the same target.
     Refused,
 }
 

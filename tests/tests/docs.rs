@@ -65,6 +65,7 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
         row("`retries.budget.minPerSecond`", defaults::BUDGET_MIN_PER_SECOND.to_string(), "BUDGET_MIN_PER_SECOND"),
         row("`retries.budget.window`", length(defaults::BUDGET_WINDOW), "BUDGET_WINDOW"),
         row("body kept for another try", format!("{}KiB", defaults::REPLAY_BYTES / 1024), "REPLAY_BYTES"),
+        row("wait that a callee may ask for before another try", length(defaults::RETRY_AFTER_MAX), "RETRY_AFTER_MAX"),
         row("`bulkhead.maxPending`", defaults::MAX_PENDING.to_string(), "MAX_PENDING"),
         row("`bulkhead.maxPendingTime`", length(defaults::MAX_PENDING_TIME), "MAX_PENDING_TIME"),
         row(
@@ -304,7 +305,7 @@ fn exposition() -> anyhow::Result<String> {
     shard.request(Fate::Failed, Some(http::StatusCode::BAD_GATEWAY), Duration::from_mins(1));
     shard.failure(Reason::CalleeError, false);
     shard.attempt(AttemptOutcome::Error);
-    for counter in [&shard.retries_refused, &shard.replaced, &shard.opaque, &shard.opaque_bytes] {
+    for counter in [&shard.retries_refused, &shard.pushed_back, &shard.replaced, &shard.opaque, &shard.opaque_bytes] {
         counter.increment();
     }
     for (level, endpoint) in [(&callee.breaker, false), (&callee.endpoint_breakers, true)] {

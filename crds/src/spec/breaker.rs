@@ -96,7 +96,8 @@ pub struct OpenFor {
     pub max: Option<Duration>,
 }
 
-/// How a callee is probed: with so many real requests at a time and in all; one that fails or is slow opens the breaker again.
+/// How a callee is probed: by so many real requests in all, the first of them alone; one that fails or is slow opens the
+/// breaker again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct HalfOpen {

@@ -23,6 +23,8 @@ pub const BUDGET_MIN_PER_SECOND: u32 = 10;
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of a request body kept so that it can be sent again. A larger body is sent once.
 pub const REPLAY_BYTES: usize = 64 * 1024;
+/// Longest wait before another try that a callee may ask for where no `request` clock bounds it.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Requests that may wait when a bulkhead is present without `maxPending`.
 pub const MAX_PENDING: u32 = 100;
 /// How long they may wait when `maxPendingTime` is left out.

@@ -69,7 +69,7 @@ pub struct Port {
     /// Names of the policies that may apply, the strongest first: the first whose `from` fits the caller is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
-    /// Names of the faults aimed at it.
+    /// Names of the faults aimed at it, the strongest first: the first that is for a request acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
 }

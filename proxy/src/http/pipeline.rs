@@ -11,8 +11,10 @@
 
 use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
+use firebreak_crds::spec::defaults;
 use http::{Method, Request, Response, Version, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
@@ -27,7 +29,13 @@ use super::{
     upgrade,
 };
 use crate::{
-    policy::{breaker::Outcome, bulkhead::Need, fault::Abort, retry::Brought, timeout::End},
+    policy::{
+        breaker::Outcome,
+        bulkhead::Need,
+        fault::Abort,
+        retry::{Brought, Told},
+        timeout::End,
+    },
     snapshot::{Admitted, Plan},
     upstream::send::{Answer, Target, Used},
     verdict::{AttemptOutcome, Fate, Reason},
@@ -157,9 +165,19 @@ impl Sending<'_> {
         {
             return None;
         }
-        let pause = retries.pause(self.call.attempts, fastrand::f64());
-        let in_time = self.call.request_end.is_none_or(|end| Instant::now() + pause < end);
-        in_time.then_some(pause)
+        let own = retries.pause(self.call.attempts, fastrand::f64());
+        let told = match outcome {
+            Ok(Got::Answer(answer)) => Told::by(answer.response.headers(), Timestamp::now()),
+            _ => Told::Nothing,
+        };
+        let pause = told.pause(own).filter(|pause| match self.call.request_end {
+            Some(end) => Instant::now() + *pause < end,
+            None => *pause <= defaults::RETRY_AFTER_MAX.max(own),
+        });
+        if pause.is_none() && told != Told::Nothing {
+            self.call.callee.metrics.shard(self.call.link.worker.id).pushed_back.increment();
+        }
+        pause
     }
 
     /// Lets go of an answer that will not be used. Its connection is not used for the next try.

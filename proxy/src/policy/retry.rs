@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use firebreak_crds::spec::{self, Condition, Methods, defaults};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use jiff::{Timestamp, fmt::rfc2822};
 
 use crate::verdict::Reason;
 
@@ -41,6 +42,18 @@ pub enum Brought {
     },
 }
 
+/// What an answer says about another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing.
+    Nothing,
+    /// Not before this time has passed.
+    After(Duration),
+    /// There is to be none.
+    Never,
+}
+
+const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl From<&spec::Retries> for Retries {
@@ -110,6 +123,34 @@ impl Retries {
 
     fn has(&self, condition: Condition) -> bool {
         self.conditions & bit(condition) != 0
+    }
+}
+
+impl Told {
+    /// What the headers say that came with an answer at `now`: `grpc-retry-pushback-ms` (gRFC A6; what cannot be read means
+    /// never), or `Retry-After` in seconds or as a date (RFC 9110, 10.2.3).
+    pub fn by(headers: &HeaderMap, now: Timestamp) -> Self {
+        if let Some(pushback) = headers.get(RETRY_PUSHBACK) {
+            let millis = pushback.to_str().ok().and_then(|millis| millis.trim().parse().ok());
+            return millis.map_or(Self::Never, |millis| Self::After(Duration::from_millis(millis)));
+        }
+        let Some(after) = headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()) else {
+            return Self::Nothing;
+        };
+        if let Ok(seconds) = after.trim().parse() {
+            return Self::After(Duration::from_secs(seconds));
+        }
+        let date = rfc2822::DateTimeParser::new().parse_timestamp(after).ok();
+        date.map_or(Self::Nothing, |date| Self::After(date.duration_since(now).try_into().unwrap_or_default()))
+    }
+
+    /// The pause before a retry whose own would be `own`; `None` if there is to be none.
+    pub fn pause(self, own: Duration) -> Option<Duration> {
+        match self {
+            Self::Nothing => Some(own),
+            Self::After(asked) => Some(own.max(asked)),
+            Self::Never => None,
+        }
     }
 }
 

@@ -120,6 +120,7 @@ fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     let mut metric = encoder.encode_descriptor("retries_refused", help, None, MetricType::Counter)?;
     for callee in callees {
         count(&mut metric, &labels(callee, &[("cause", "budget")]), callee.sum(|shard| shard.retries_refused.get()))?;
+        count(&mut metric, &labels(callee, &[("cause", "pushback")]), callee.sum(|shard| shard.pushed_back.get()))?;
     }
     let help = "Dead pooled connections that were replaced without counting a retry";
     let mut metric = encoder.encode_descriptor("connections_replaced", help, None, MetricType::Counter)?;

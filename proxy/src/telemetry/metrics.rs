@@ -82,6 +82,8 @@ pub struct Shard {
     pub duration: Histogram,
     /// Retries that the budget did not allow.
     pub retries_refused: Counter,
+    /// Retries that the callee did not want, or not before a time that there was not.
+    pub pushed_back: Counter,
     /// Dead pooled connections that were replaced for free.
     pub replaced: Counter,
     /// Opaque connections that were forwarded.

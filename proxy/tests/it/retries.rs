@@ -286,3 +286,57 @@ async fn what_the_callees_proxy_says_is_the_reason() {
     );
     assert_eq!(mesh.fates(1).await, counts(&[("unreachable", 1)]));
 }
+
+/// A callee that answers its first request with this status and header, and the others with 200.
+async fn once(status: u16, name: &'static str, value: &'static str) -> Callee {
+    Callee::start(move |number, _| async move {
+        let response = http::Response::builder();
+        let response = if number == 1 { response.status(status).header(name, value) } else { response };
+        response.body(Body::from("answer")).unwrap()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_callee_says_when_to_try_again_or_never() {
+    let retrying = || json!({"retries": {"maxRetries": 1, "conditions": ["5xx"]}});
+    let callee = once(503, "retry-after", "1").await;
+    let mesh = Mesh::new(&[callee.address], retrying());
+    let seen = mesh.get("/").await;
+    assert_eq!(seen.status, 200);
+    assert!(seen.took >= std::time::Duration::from_secs(1), "{:?}", seen.took);
+
+    let callee = once(503, "retry-after", "3600").await;
+    let mesh = Mesh::new(&[callee.address], retrying());
+    let seen = mesh.get("/").await;
+    assert_eq!((seen.status.as_u16(), callee.requests()), (503, 1), "nobody is held for an hour");
+    assert!(mesh.metrics().await.contains("cause=\"pushback\"} 1"));
+
+    let callee = once(503, "retry-after", "2").await;
+    let mut bounded = retrying();
+    bounded["timeouts"] = json!({"request": "1s"});
+    let mesh = Mesh::new(&[callee.address], bounded);
+    assert_eq!((mesh.get("/").await.status.as_u16(), callee.requests()), (503, 1), "it would come too late");
+}
+
+#[tokio::test]
+async fn a_grpc_callee_pushes_back() {
+    let call = || super::support::h2_request("/shop.Cart/Get").header("content-type", "application/grpc");
+    for (pushback, requests, least) in [("-1", 1, 0), ("300", 2, 300)] {
+        let callee = Callee::start(move |number, _| async move {
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            let response = if number == 1 {
+                response.header("grpc-status", "14").header("grpc-retry-pushback-ms", pushback)
+            } else {
+                response.header("grpc-status", "0")
+            };
+            response.body(Body::default()).unwrap()
+        })
+        .await;
+        let mesh = Mesh::new(&[callee.address], json!({"retries": {"conditions": ["grpc-unavailable"]}}));
+        let seen = super::support::call_h2(mesh.address, call()).await.unwrap();
+        assert_eq!(callee.requests(), requests, "{pushback}");
+        assert_eq!(seen.headers["grpc-status"], if requests == 1 { "14" } else { "0" });
+        assert!(seen.took >= std::time::Duration::from_millis(least), "{:?}", seen.took);
+    }
+}

@@ -90,3 +90,26 @@ proptest! {
         prop_assert_eq!(retries.pause(retry, 1.0), ceiling);
     }
 }
+
+#[test]
+fn what_a_callee_says_about_another_try() {
+    let now: Timestamp = "2026-01-01T10:00:00Z".parse().unwrap();
+    let told = |name: &'static str, value: &'static str| {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]);
+        Told::by(&headers, now)
+    };
+    let after = |seconds| Told::After(Duration::from_secs(seconds));
+    assert_eq!(Told::by(&HeaderMap::new(), now), Told::Nothing);
+    assert_eq!(told("retry-after", "3"), after(3));
+    assert_eq!(told("retry-after", "Thu, 01 Jan 2026 10:00:30 GMT"), after(30));
+    assert_eq!(told("retry-after", "Thu, 01 Jan 2026 09:00:00 GMT"), after(0), "a date that is past");
+    assert_eq!(told("retry-after", "soon"), Told::Nothing);
+    assert_eq!(told("grpc-retry-pushback-ms", "2000"), after(2));
+    assert_eq!(told("grpc-retry-pushback-ms", "-1"), Told::Never);
+    assert_eq!(told("grpc-retry-pushback-ms", "later"), Told::Never);
+    let own = Duration::from_millis(20);
+    assert_eq!(
+        [Told::Nothing.pause(own), after(1).pause(own), after(0).pause(own), Told::Never.pause(own)],
+        [Some(own), Some(Duration::from_secs(1)), Some(own), None]
+    );
+}
