@@ -145,7 +145,8 @@ impl Call {
         let outcome = match reason {
             None => Some(Outcome::Passed),
             Some(Reason::CalleeError | Reason::ResponseIncomplete) => Some(Outcome::Failed),
-            Some(reason) => reason.is_outcome().then_some(Outcome::Failed),
+            // A stream that began to answer and outlived a clock, or whose caller does not read, says nothing of the callee.
+            Some(reason) => (reason.is_outcome() && !reason.is_clock()).then_some(Outcome::Failed),
         };
         if let (Some(outcome), false) = (outcome, self.admitted.is_empty()) {
             std::mem::take(&mut self.admitted).ended(outcome, Instant::now());

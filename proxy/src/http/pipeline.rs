@@ -133,12 +133,12 @@ impl Sending<'_> {
             if allowed {
                 sleep(pause).await;
             }
-            // Nor does it lose that answer to a breaker that has opened meanwhile.
-            let Ok(next) = self.pass_breakers() else { return outcome };
             if !allowed || budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
                 self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
                 return outcome;
             }
+            // Nor is that answer lost to a breaker that has opened meanwhile.
+            let Ok(next) = self.pass_breakers() else { return outcome };
             self.give_up(outcome);
             admitted = next;
         }
@@ -150,7 +150,7 @@ impl Sending<'_> {
         // A try that was not sent leaves the connection of the one before.
         let reused = used.as_ref().filter(|_| self.call.tries.was_sent()).map(|used| used.carried);
         self.last_connection.set(used);
-        let ended = ended(outcome, self.call.grpc, reused);
+        let ended = ended(outcome, self.call, reused);
         self.call.callee.metrics.shard(self.call.link.worker.id).attempt(ended.outcome);
         self.call.tries.ended(ended);
     }
@@ -161,7 +161,7 @@ impl Sending<'_> {
         let repeatable = retries.repeatable(&self.head.method, &self.head.headers);
         if self.call.attempts > retries.max
             || !self.source.replayable()
-            || !retries.wants(brought(outcome, self.call.grpc), repeatable)
+            || !retries.wants(brought(outcome, self.call), repeatable)
         {
             return None;
         }
@@ -171,7 +171,8 @@ impl Sending<'_> {
             _ => Told::Nothing,
         };
         let pause = told.pause(own).filter(|pause| match self.call.request_end {
-            Some(end) => Instant::now() + *pause < end,
+            // Whatever a callee asks for: no sum that could overflow.
+            Some(end) => *pause < end.saturating_duration_since(Instant::now()),
             None => *pause <= defaults::RETRY_AFTER_MAX.max(own),
         });
         if pause.is_none() && told != Told::Nothing {
@@ -206,7 +207,7 @@ impl Sending<'_> {
     }
 
     /// Tells the breakers what became of a try. The status of a gRPC call comes at its end, and is told there.
-    fn tell_breakers(&mut self, mut admitted: Admitted, outcome: &Result<Got, Reason>) {
+    fn tell_breakers(&mut self, mut admitted: Admitted, began: Instant, outcome: &Result<Got, Reason>) {
         if let (Ok(Got::Answer(answer)), true) = (outcome, self.call.grpc)
             && grpc::status(answer.response.headers()).is_none()
             && answer.response.status().is_success()
@@ -215,11 +216,12 @@ impl Sending<'_> {
             self.call.admitted = admitted;
             return;
         }
-        let verdict = match brought(outcome, self.call.grpc) {
+        // A try that the request's end cut short says nothing; one that had nearly all of its time says what its own end says.
+        let cut = self.plan.clocks.attempt.is_some_and(|attempt| began.elapsed() < attempt.mul_f64(0.9));
+        let verdict = match brought(outcome, self.call) {
             Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
             Brought::Response { .. } => Outcome::Passed,
-            // The end of the request ends a late try early: that says nothing, if tries have an end of their own.
-            Brought::Nothing { reason: Reason::RequestTimeout, .. } if self.plan.clocks.attempt.is_some() => return,
+            Brought::Nothing { reason: Reason::RequestTimeout, .. } if cut => return,
             Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
             Brought::Nothing { .. } => return,
         };
@@ -237,7 +239,7 @@ impl Sending<'_> {
         let address = admitted.endpoint.unwrap_or(self.call.link.destination);
         self.call.tries.begin(address, now);
         let outcome = within(end, idle, self.one_try(address, now, end)).await;
-        self.tell_breakers(admitted, &outcome);
+        self.tell_breakers(admitted, now, &outcome);
         if outcome.as_ref().is_err_and(|reason| reason.is_clock())
             && let Some(used) = self.last_connection.take()
         {
@@ -294,27 +296,27 @@ async fn within<T>(
     }
 }
 
-fn brought(outcome: &Result<Got, Reason>, is_grpc: bool) -> Brought {
+fn brought(outcome: &Result<Got, Reason>, call: &Call) -> Brought {
     match outcome {
-        Err(reason) => Brought::Nothing { reason: *reason, grpc: is_grpc },
+        Err(reason) => Brought::Nothing { reason: *reason, grpc: call.grpc },
         Ok(Got::Answer(answer)) => {
             let (status, headers) = (answer.response.status(), answer.response.headers());
-            let grpc = is_grpc.then(|| grpc::status(headers)).flatten();
-            match reply::failure_of(status, grpc, headers) {
+            let grpc = call.grpc.then(|| grpc::status(headers)).flatten();
+            match reply::failure_of(call, status, grpc, headers) {
                 // The callee's proxy answered, and its application has not seen the request: as if nothing had come.
-                Some(reason) if reason.is_unsent() => Brought::Nothing { reason, grpc: is_grpc },
+                Some(reason) if reason.is_unsent() => Brought::Nothing { reason, grpc: call.grpc },
                 _ => Brought::Response { status, grpc },
             }
         }
         Ok(Got::Injected(abort)) => {
-            let (status, grpc) = reply::injected_status(*abort, is_grpc);
+            let (status, grpc) = reply::injected_status(*abort, call.grpc);
             Brought::Response { status, grpc }
         }
     }
 }
 
-fn attempt_outcome(outcome: &Result<Got, Reason>, is_grpc: bool) -> AttemptOutcome {
-    match (outcome, brought(outcome, is_grpc)) {
+fn attempt_outcome(outcome: &Result<Got, Reason>, call: &Call) -> AttemptOutcome {
+    match (outcome, brought(outcome, call)) {
         (Ok(Got::Injected(_)), _) => AttemptOutcome::Injected,
         (_, Brought::Nothing { reason, .. }) => AttemptOutcome::from(reason),
         (_, Brought::Response { status, grpc }) if reply::is_failure(status, grpc) => AttemptOutcome::Error,
@@ -322,18 +324,18 @@ fn attempt_outcome(outcome: &Result<Got, Reason>, is_grpc: bool) -> AttemptOutco
     }
 }
 
-fn ended(outcome: &Result<Got, Reason>, is_grpc: bool, reused: Option<bool>) -> Ended {
+fn ended(outcome: &Result<Got, Reason>, call: &Call, reused: Option<bool>) -> Ended {
     let (reason, status, grpc_status) = match outcome {
         Err(reason) => (Some(*reason), None, None),
         Ok(Got::Answer(answer)) => {
             let (status, headers) = (answer.response.status(), answer.response.headers());
-            let grpc = is_grpc.then(|| grpc::status(headers)).flatten();
-            (reply::failure_of(status, grpc, headers), Some(status), grpc)
+            let grpc = call.grpc.then(|| grpc::status(headers)).flatten();
+            (reply::failure_of(call, status, grpc, headers), Some(status), grpc)
         }
         Ok(Got::Injected(abort)) => {
-            let (status, grpc) = reply::injected_status(*abort, is_grpc);
+            let (status, grpc) = reply::injected_status(*abort, call.grpc);
             (Some(Reason::FaultAbort), Some(status), grpc)
         }
     };
-    Ended { at: Instant::now(), outcome: attempt_outcome(outcome, is_grpc), reason, status, grpc_status, reused }
+    Ended { at: Instant::now(), outcome: attempt_outcome(outcome, call), reason, status, grpc_status, reused }
 }

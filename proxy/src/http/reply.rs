@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     policy::{fault::Abort, timeout::Clocks},
+    telemetry::metrics::Direction,
     upstream::send::{Answer, Connection},
     verdict::{Fate, Reason, proxy_status::said_by_callee},
 };
@@ -44,7 +45,7 @@ pub fn relayed(
     prepare_response(&mut head, false);
     call.status = Some(head.status);
     let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
-    let reason = failure_of(head.status, grpc_status, &head.headers);
+    let reason = failure_of(&call, head.status, grpc_status, &head.headers);
     if let Some(reason) = reason {
         call.member(reason, Some(head.status)).append_to(&mut head.headers);
     }
@@ -57,9 +58,11 @@ pub fn is_failure(status: StatusCode, grpc: Option<u8>) -> bool {
     status.is_server_error() || grpc.is_some_and(grpc::is_server_error)
 }
 
-/// Why the callee failed, if its answer says that it did: what its own proxy says, if it has one, or an error of its own.
-pub fn failure_of(status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> Option<Reason> {
-    is_failure(status, grpc).then(|| said_by_callee(headers).unwrap_or(Reason::CalleeError))
+/// Why the callee failed, if its answer says that it did: what its own proxy says, if that made the answer, or an error of its
+/// own. What the application itself answers to the proxy beside it is its own error, whatever headers it has copied.
+pub fn failure_of(call: &Call, status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> Option<Reason> {
+    let said = || if call.link.direction == Direction::Outbound { said_by_callee(headers) } else { None };
+    is_failure(status, grpc).then(|| said().unwrap_or(Reason::CalleeError))
 }
 
 /// The proxy's own answer to a request that failed.

@@ -24,11 +24,18 @@ use super::{
     grpc::{self, GRPC_MESSAGE, GRPC_STATUS},
     send_body::{Activity, Upload},
 };
-use crate::{policy::timeout::End, upstream::send::Connection, verdict::Reason};
+use crate::{
+    net::client_stream::ends_like_a_refusal, policy::timeout::End, upstream::send::Connection, verdict::Reason,
+};
 
 /// A response's body.
 #[derive(Debug)]
-pub struct ReplyBody(Kind);
+pub struct ReplyBody {
+    kind: Kind,
+    /// The last byte of a frame that ends like the HTTP library's own answer to a broken head, which must not be taken for one
+    /// (see [`client_stream`](crate::net::client_stream)).
+    rest: Option<Bytes>,
+}
 
 #[derive(Debug)]
 #[allow(
@@ -46,7 +53,8 @@ enum Kind {
 /// The callee's body, and what ends with it.
 #[derive(Debug)]
 struct Relay {
-    body: Incoming,
+    /// Gone when the call was ended before it: what it still holds back would take room on a connection that others share.
+    body: Option<Incoming>,
     /// Gone when the body has ended, one way or another.
     tail: Option<Tail>,
 }
@@ -125,13 +133,14 @@ impl Tail {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(tail) = &mut self.tail {
                     tail.moved();
                     frame.trailers_ref().into_iter().for_each(|trailers| tail.trailers(trailers));
                 }
-                if self.body.is_end_stream() {
+                if body.is_end_stream() {
                     self.tail.take().into_iter().for_each(Tail::finish);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -146,6 +155,14 @@ impl Relay {
                 Poll::Ready(None)
             }
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
     }
 
     /// Whether somebody must look at the clocks from now on.
@@ -180,6 +197,7 @@ impl Watched {
     /// Gives up what the call holds and tells the caller: a gRPC call by a status in its trailers, anything else by a cut.
     fn end(&mut self, reason: Reason) -> Option<Waker> {
         let mut tail = self.relay.tail.take()?;
+        self.relay.body = None;
         self.ended = Some((reason, tail.call.grpc));
         tail.call.failed(reason);
         tail.call.link.cut();
@@ -212,15 +230,21 @@ impl Drop for Watched {
     }
 }
 
+impl From<Kind> for ReplyBody {
+    fn from(kind: Kind) -> Self {
+        Self { kind, rest: None }
+    }
+}
+
 impl ReplyBody {
     /// No body.
     pub fn empty() -> Self {
-        Self(Kind::Empty)
+        Kind::Empty.into()
     }
 
     /// A body that is all there.
     pub fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(bytes))
+        Kind::Whole(bytes).into()
     }
 
     /// The callee's body, with what ends with it.
@@ -229,28 +253,28 @@ impl ReplyBody {
             tail.finish();
             return Self::empty();
         }
-        Self(Kind::Relayed(Relay { body, tail: Some(tail) }))
+        Kind::Relayed(Relay { body: Some(body), tail: Some(tail) }).into()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Kind::Empty;
+                self.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Watched(watched) => {
                 let poll = watched.borrow_mut().poll_frame(cx);
                 if watched.borrow().relay.tail.is_none() && poll.is_ready() {
-                    self.0 = Kind::Empty;
+                    self.kind = Kind::Empty;
                 }
                 poll
             }
             Kind::Relayed(relay) => {
                 let poll = relay.poll_frame(cx);
                 if relay.tail.is_none() {
-                    self.0 = Kind::Empty;
+                    self.kind = Kind::Empty;
                 } else if relay.has_clocks() {
                     return self.watch(poll, cx);
                 }
@@ -261,12 +285,12 @@ impl ReplyBody {
 
     /// Puts a task beside a body that goes on.
     fn watch<T>(&mut self, poll: Poll<T>, cx: &Context<'_>) -> Poll<T> {
-        if let Kind::Relayed(relay) = std::mem::replace(&mut self.0, Kind::Empty) {
+        if let Kind::Relayed(relay) = std::mem::replace(&mut self.kind, Kind::Empty) {
             let watched = Watched::new(relay);
             if poll.is_pending() {
                 watched.borrow_mut().reader = Some(cx.waker().clone());
             }
-            self.0 = Kind::Watched(watched);
+            self.kind = Kind::Watched(watched);
         }
         poll
     }
@@ -277,27 +301,40 @@ impl Body for ReplyBody {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.get_mut().poll(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        let this = self.get_mut();
+        if let Some(rest) = this.rest.take() {
+            return Poll::Ready(Some(Ok(Frame::data(rest))));
+        }
+        let mut frame = ready!(this.poll(cx));
+        if let Some(data) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.data_mut())
+            && ends_like_a_refusal(data)
+        {
+            this.rest = Some(data.split_off(data.len() - 1));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        if self.rest.is_some() {
+            return false;
+        }
+        match &self.kind {
             Kind::Empty => true,
             Kind::Whole(_) => false,
-            Kind::Relayed(relay) => relay.body.is_end_stream(),
+            Kind::Relayed(relay) => relay.is_end_stream(),
             Kind::Watched(watched) => {
                 let watched = watched.borrow();
-                watched.ended.is_none() && watched.relay.body.is_end_stream()
+                watched.ended.is_none() && watched.relay.is_end_stream()
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Relayed(relay) => relay.body.size_hint(),
-            Kind::Watched(watched) => watched.borrow().relay.body.size_hint(),
+            Kind::Relayed(relay) => relay.size_hint(),
+            Kind::Watched(watched) => watched.borrow().relay.size_hint(),
         }
     }
 }

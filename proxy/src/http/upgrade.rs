@@ -27,6 +27,7 @@ pub fn switch(mut call: Call, clocks: Clocks, caller: OnUpgrade, answer: Answer)
     let (mut head, _) = response.into_parts();
     prepare_response(&mut head, true);
     call.status = Some(head.status);
+    call.link.moments.upgrade();
     let counted = call.link.worker.common.connections.count();
     spawn_local(async move {
         let ends = tokio::try_join!(caller, callee);

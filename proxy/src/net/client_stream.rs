@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -42,6 +42,7 @@ struct Marks {
     drained: AtomicU64,
     /// A reason and one more.
     malformed: AtomicUsize,
+    upgraded: AtomicBool,
 }
 
 /// A caller's connection.
@@ -97,6 +98,15 @@ impl Moments {
         REASONS.get(self.marks.malformed.load(Relaxed).checked_sub(1)?).copied()
     }
 
+    /// From now on the connection carries another protocol, whose bytes are none of ours.
+    pub fn upgrade(&self) {
+        self.marks.upgraded.store(true, Relaxed);
+    }
+
+    fn upgraded(&self) -> bool {
+        self.marks.upgraded.load(Relaxed)
+    }
+
     fn mark(&self) -> u64 {
         u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1
     }
@@ -127,7 +137,7 @@ impl ClientStream {
     /// Writes, and answers in our own words where the HTTP library answers by itself.
     fn poll_write_explained(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.refusal.is_none() {
-            match bare(buf) {
+            match bare(buf).filter(|_| !self.moments.upgraded()) {
                 None => return Pin::new(&mut self.stream).poll_write(cx, buf),
                 // The answer before it first.
                 Some((from @ 1.., _)) => return Pin::new(&mut self.stream).poll_write(cx, &buf[..from]),
@@ -148,6 +158,11 @@ impl ClientStream {
 
 /// How the HTTP library's answers to a head that it cannot read end, after their status line. Ours always say more.
 const BARE: &[u8] = b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Whether bytes end like such an answer. A body that does is handed over in two pieces.
+pub fn ends_like_a_refusal(bytes: &[u8]) -> bool {
+    bare(bytes).is_some()
+}
 
 /// Where such an answer begins, if one ends `buf`, and why it was given.
 fn bare(buf: &[u8]) -> Option<(usize, Reason)> {
@@ -205,10 +220,12 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         let poll = match bufs.iter().rposition(|buf| !buf.is_empty()) {
             // A head alone, or the library's own answer: both come last.
-            Some(last) if bare(&bufs[last]).is_some() => match bufs[..last].iter().find(|buf| !buf.is_empty()) {
-                Some(first) => Pin::new(&mut this.stream).poll_write(cx, first),
-                None => this.poll_write_explained(cx, &bufs[last]),
-            },
+            Some(last) if bare(&bufs[last]).is_some() && !this.moments.upgraded() => {
+                match bufs[..last].iter().find(|buf| !buf.is_empty()) {
+                    Some(first) => Pin::new(&mut this.stream).poll_write(cx, first),
+                    None => this.poll_write_explained(cx, &bufs[last]),
+                }
+            }
             _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bufs),
         };
         this.noted(poll)

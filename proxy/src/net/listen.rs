@@ -1,11 +1,16 @@
 //! Listening sockets: one for each worker at the same address, among which the kernel spreads connections.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// After how long a silence a caller is asked whether it is there, how often, and how many times before it is given up.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 /// A listening socket that nobody else may share.
 ///
@@ -24,6 +29,10 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> 
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it: a caller that is gone without a word does not count as a connection for ever.
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES),
+    )?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -42,10 +42,14 @@ pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
     let permit = callee.gate.acquire(Need::Exchange, request_end).await?;
     let now = Instant::now();
     let end = clocks.attempt_end(now, request_end);
-    let admitted = callee.admit(None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;
+    let mut admitted = callee.admit(None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;
     let address = admitted.endpoint.unwrap_or(link.destination);
     match connect(&link.worker, callee, address, clocks, end).await {
-        Ok((stream, opened)) => Ok(Dialled { stream, opened, permit, address, admitted }),
+        Ok((stream, opened)) => {
+            // A caller may keep a connection without a word; that is no probe that does not come back.
+            admitted.answered(Instant::now());
+            Ok(Dialled { stream, opened, permit, address, admitted })
+        }
         Err(reason) => {
             if reason.is_outcome() {
                 admitted.ended(Outcome::Failed, Instant::now());

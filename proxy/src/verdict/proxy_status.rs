@@ -32,10 +32,13 @@ pub struct Member<'a> {
     pub fault: Option<&'a str>,
 }
 
-/// What the callee's own proxy says of its answer: the last member, if it is one of ours. A proxy appends a member to every
-/// failure, so that of a callee further on cannot stand last.
+/// Why the callee's own proxy made the answer, if it did: what the last member says. A proxy that passed an answer on says which
+/// status it received; such an answer is its application's, and so is whatever reason of a callee further on that copied.
 pub fn said_by_callee(headers: &HeaderMap) -> Option<Reason> {
     let last = headers.get_all(PROXY_STATUS).iter().next_back()?.to_str().ok()?;
+    if last.contains("received-status=") {
+        return None;
+    }
     let (_, reason) = last.rsplit_once("; firebreak-reason=")?;
     Reason::named(reason.split([';', ',']).next()?)
 }
@@ -120,6 +123,8 @@ mod tests {
                 Member { name: "x", reason, domain, received_status: None, attempts: 1, policy: None, fault: None };
             member.append_to(&mut headers);
             assert_eq!(said_by_callee(&headers), Some(reason));
+            Member { received_status: Some(StatusCode::BAD_GATEWAY), ..member }.append_to(&mut headers);
+            assert_eq!(said_by_callee(&headers), None, "an answer that was passed on");
         }
     }
 

@@ -253,3 +253,54 @@ async fn where_the_protocol_is_not_declared_dialling_asks_the_breaker() {
     assert!(is_refusal(&mesh.get("/").await));
     assert_eq!(mesh.fates(4).await, counts(&[("refused_by_breaker", 1), ("unreachable", 3)]));
 }
+
+/// The end of a request that allows one full try is that try's end.
+#[tokio::test]
+async fn a_callee_that_hangs_opens_it_although_the_requests_clock_ends_the_tries() {
+    let hanging = Callee::hanging().await;
+    let mut policy = breaker(json!({"openFor": {"initial": "200ms", "max": "200ms"}, "halfOpen": {"probes": 1}}));
+    policy["timeouts"] = json!({"attempt": "100ms", "request": "100ms"});
+    let mesh = Mesh::new(&[hanging.address], policy);
+    for _ in 0..3 {
+        assert!(mesh.get("/").await.has_reason("request_timeout"));
+    }
+    assert_eq!(state(&mesh).await, "open");
+    sleep(MS(250)).await;
+    assert!(mesh.get("/").await.has_reason("request_timeout"), "a probe");
+    assert_eq!(state(&mesh).await, "open", "which failed");
+}
+
+#[tokio::test]
+async fn a_stream_that_outlives_the_requests_clock_says_nothing() {
+    let callee = Callee::dripping(b"\0\0\0\0\x02hi", MS(20)).await;
+    let mut policy = breaker(json!({}));
+    policy["timeouts"] = json!({"attempt": "1s", "request": "150ms"});
+    let mesh = Mesh::new(&[callee.address], policy);
+    for _ in 0..6 {
+        let call = h2_request("/shop.Cart/Watch").header("content-type", "application/grpc");
+        assert_eq!(call_h2(mesh.address, call).await.unwrap().trailers.unwrap()["grpc-status"], "4");
+    }
+    assert_eq!(mesh.reasons(6).await, counts(&[("request_timeout", 6)]));
+    assert_eq!(state(&mesh).await, "closed");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_word_is_no_probe_that_failed() {
+    let (callee, healed) = ill().await;
+    let mut policy = breaker(json!({"openFor": {"initial": "200ms", "max": "200ms"}}));
+    policy["timeouts"] = json!({"attempt": "200ms"});
+    let mesh = Mesh::with(&[callee.address], json!({"protocol": "Detect"}), &[("TrafficPolicy", policy)]);
+    for _ in 0..3 {
+        mesh.get("/").await;
+    }
+    healed.store(true, SeqCst);
+    sleep(MS(250)).await;
+    let _silent = tokio::net::TcpStream::connect(mesh.address).await.unwrap();
+    super::bulkheads::wait_for(&mesh, "resource=\"requests\"} 1").await;
+    sleep(MS(300)).await;
+    let mut answered = 0;
+    for _ in 0..50 {
+        answered += u32::from(mesh.get("/").await.status == 200);
+    }
+    assert!(answered > 0 && state(&mesh).await != "open", "{answered}");
+}

@@ -1,13 +1,14 @@
 //! What is not HTTP, or too much of it, is refused with a reason and entered in the books.
 
-use http::Response;
+use http::{Request, Response};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
-use super::support::{Body, Callee, Mesh, counts};
+use super::support::{Body, Callee, Mesh, connect_h1, counts, read};
 
 async fn send(mesh: &Mesh, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(mesh.address).await.unwrap();
@@ -86,4 +87,37 @@ async fn tls_at_a_port_that_is_named_http_goes_through() {
     let mesh = Mesh::with(&[address], json!({"protocol": "Http"}), &[]);
     assert_eq!(send(&mesh, b"\x16\x03\x01hello").await.as_bytes(), b"\x16\x03\x01hello");
     assert_eq!(mesh.fates(1).await, counts(&[("succeeded", 1)]));
+}
+
+/// What the HTTP library answers by itself to a broken head, as somebody's content.
+const BARE: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn a_body_that_looks_like_a_refusal_arrives_untouched() {
+    let callee = Callee::start(|_, _| async { Response::new(Body::from(BARE)) }).await;
+    let mesh = Mesh::with(&[callee.address], json!({"protocol": "Http"}), &[]);
+    let mut sender = connect_h1(mesh.address).await;
+    for _ in 0..3 {
+        let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
+        let seen = read(sender.send_request(request).await.unwrap(), Instant::now()).await.unwrap();
+        assert_eq!((seen.status.as_u16(), &seen.body[..]), (200, BARE.as_bytes()));
+    }
+    assert_eq!(mesh.fates(3).await, counts(&[("succeeded", 3)]));
+}
+
+#[tokio::test]
+async fn so_do_such_bytes_on_an_upgraded_connection() {
+    let mesh = Mesh::new(&[super::protocols::switching_callee().await], json!({}));
+    let mut sender = connect_h1(mesh.address).await;
+    let request =
+        Request::get("/ws").header("host", "callee").header("connection", "Upgrade").header("upgrade", "websocket");
+    let response = sender.send_request(request.body(Body::default()).unwrap()).await.unwrap();
+    let mut socket = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let (head, tail) = BARE.split_at(20);
+    for part in [head, tail, BARE] {
+        socket.write_all(part.as_bytes()).await.unwrap();
+        let mut echo = vec![0; part.len()];
+        socket.read_exact(&mut echo).await.unwrap();
+        assert_eq!(echo, part.as_bytes());
+    }
 }

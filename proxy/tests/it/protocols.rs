@@ -93,12 +93,12 @@ async fn an_injected_grpc_status_is_a_grpc_status() {
 }
 
 /// A callee that switches to a protocol which echoes.
-async fn switching_callee() -> std::net::SocketAddr {
+pub(crate) async fn switching_callee() -> std::net::SocketAddr {
     let callee = Callee::start(|_, request| async move {
         assert_eq!(request.headers()["upgrade"], "websocket");
         tokio::spawn(async move {
             let mut upgraded = hyper_util::rt::TokioIo::new(hyper::upgrade::on(request).await.unwrap());
-            let mut buffer = [0; 64];
+            let mut buffer = [0; 256];
             while let Ok(count @ 1..) = upgraded.read(&mut buffer).await {
                 upgraded.write_all(&buffer[..count]).await.unwrap();
             }

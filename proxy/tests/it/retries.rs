@@ -312,11 +312,13 @@ async fn a_callee_says_when_to_try_again_or_never() {
     assert_eq!((seen.status.as_u16(), callee.requests()), (503, 1), "nobody is held for an hour");
     assert!(mesh.metrics().await.contains("cause=\"pushback\"} 1"));
 
-    let callee = once(503, "retry-after", "2").await;
-    let mut bounded = retrying();
-    bounded["timeouts"] = json!({"request": "1s"});
-    let mesh = Mesh::new(&[callee.address], bounded);
-    assert_eq!((mesh.get("/").await.status.as_u16(), callee.requests()), (503, 1), "it would come too late");
+    for late in ["2", "18446744073709551615", "Thu, 31 Dec 2099 23:59:59 GMT"] {
+        let callee = once(503, "retry-after", late).await;
+        let mut bounded = retrying();
+        bounded["timeouts"] = json!({"request": "1s"});
+        let mesh = Mesh::new(&[callee.address], bounded);
+        assert_eq!((mesh.get("/").await.status.as_u16(), callee.requests()), (503, 1), "{late} would be too late");
+    }
 }
 
 #[tokio::test]
@@ -339,4 +341,20 @@ async fn a_grpc_callee_pushes_back() {
         assert_eq!(seen.headers["grpc-status"], if requests == 1 { "14" } else { "0" });
         assert!(seen.took >= std::time::Duration::from_millis(least), "{:?}", seen.took);
     }
+}
+
+/// An application that passes on what a callee of its own said: that one was not reached, the application was.
+#[tokio::test]
+async fn what_an_application_has_copied_is_not_taken_for_its_proxys_word() {
+    let callee = Callee::start(|_, _| async {
+        let own = "\"payments.shop\"; error=connection_refused; firebreak-reason=connection_refused; firebreak-domain=callee_platform";
+        let passed_on = "\"service2.shop\"; received-status=502; firebreak-reason=connection_refused; firebreak-domain=callee_platform";
+        let response = http::Response::builder().status(502).header("proxy-status", own).header("proxy-status", passed_on);
+        response.body(Body::default()).unwrap()
+    })
+    .await;
+    let mesh = Mesh::new(&[callee.address], json!({"retries": {"maxRetries": 3}}));
+    let seen = mesh.send(Request::post("/pay")).await;
+    assert!(seen.has_reason("callee_error"), "{}", seen.verdict());
+    assert_eq!(callee.requests(), 1, "a POST that was processed is not sent again");
 }
