@@ -34,7 +34,10 @@ use kube::{
     runtime::{WatchStreamExt, watcher, watcher::watch_object},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -88,6 +91,8 @@ pub(crate) struct Keeper {
     names: CertArgs,
     lives: Lives,
     held: Held,
+    /// Whether the API server trusts an authority in every entry of the webhook.
+    trusts: watch::Sender<bool>,
     metrics: Metrics,
     /// The operator's Secret, empty if there is none; nothing before the watch has shown it.
     authority: Option<Seen<Authority>>,
@@ -101,7 +106,14 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// A keeper that works while `held` says so.
-    pub(crate) fn new(client: &Client, namespace: &str, args: &CertArgs, held: Held, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        namespace: &str,
+        args: &CertArgs,
+        held: Held,
+        trusts: watch::Sender<bool>,
+        metrics: Metrics,
+    ) -> Self {
         let dns_name = format!("{}.{namespace}.svc", args.service);
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
@@ -109,6 +121,7 @@ impl Keeper {
             names: args.clone(),
             lives: Lives { dns_name, leaf: args.leaf_life.get(), ca: args.ca_life.get() },
             held,
+            trusts,
             metrics,
             authority: None,
             leaf: None,
@@ -137,7 +150,7 @@ impl Keeper {
                     Err(error) => warn!(%error, "cannot watch the certificate's Secret"),
                 },
                 Some(news) = webhooks.next() => match news {
-                    Ok(webhook) => self.entries = Some(webhook.map(bundles).unwrap_or_default()),
+                    Ok(webhook) => self.know(webhook.map(bundles).unwrap_or_default()),
                     Err(error) => warn!(%error, "cannot watch the webhook"),
                 },
             }
@@ -149,6 +162,14 @@ impl Keeper {
             });
             next = Instant::now() + pause;
         }
+    }
+
+    /// Takes over how the webhook's entries are, and tells whether the API server trusts anybody in each.
+    fn know(&mut self, entries: BTreeMap<String, Option<Vec<u8>>>) {
+        let all =
+            !entries.is_empty() && entries.values().all(|bundle| bundle.as_ref().is_some_and(|it| !it.is_empty()));
+        self.trusts.send_replace(all);
+        self.entries = Some(entries);
     }
 
     /// Does what is due, and says how long nothing will be.

@@ -1,10 +1,14 @@
-//! When the operator is ready: it knows the world, and the injector's Service has answered it.
+//! When the operator is ready: it knows the world, the webhook has its caBundle, and the injector's Service has answered it.
 //!
 //! A pod that shall have the proxy is refused until the API server reaches an injector by its Service's address. An injector
 //! that is ready is not yet reached: the nodes learn of it a moment later, and a pod created in that moment, right after
 //! `helm install --wait`, would get a `FailedCreate` first. No injector can wait for that itself, since its Service leads to
 //! it only once it is ready. The operator can: nobody but installers and rollouts waits for it to be ready; it leads, renders
 //! and makes the injector's certificate all the same.
+//!
+//! Nor does the API server trust an injector before the holder of the lease has written the caBundle. After an installation over
+//! the Secrets of an earlier one the injector is ready at once, while the lease of the operator that was uninstalled has to
+//! run out first.
 //!
 //! It is one node's view, and a network policy may forbid it, so it is waited for only so long.
 
@@ -25,19 +29,27 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Says `ready` once `known` has come with the address of the injector's Service and that has answered, or could not be
-/// waited for any longer. Without an address there is nothing to wait for.
+/// Says `ready` once `known` has come with the address of the injector's Service, the API server `trusts` it, and that has
+/// answered, or could not be waited for any longer. Without an address there is nothing to wait for.
 pub(crate) async fn ready_once_reached(
     known: oneshot::Receiver<Option<SocketAddr>>,
+    mut trusts: watch::Receiver<bool>,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
     let reached = async {
         let Ok(injector) = known.await else { return };
         if let Some(injector) = injector {
-            match timeout(PATIENCE, answer(injector)).await {
-                Ok(()) => info!(%injector, "the injector's Service answers"),
-                Err(_) => warn!(%injector, "the injector's Service does not answer; pods may wait for the proxy"),
+            let both = async {
+                // Whoever says so lives as long as the operator; without it nobody else will.
+                let _ = trusts.wait_for(|trusts| *trusts).await;
+                answer(injector).await;
+            };
+            match timeout(PATIENCE, both).await {
+                Ok(()) => info!(%injector, "the injector's Service is trusted and answers"),
+                Err(_) => {
+                    warn!(%injector, "the injector's Service is not trusted or does not answer; pods may wait for the proxy")
+                }
             }
         }
         ready.send_replace(true);
@@ -59,8 +71,12 @@ mod tests {
     use super::*;
 
     fn wait_for(address: Option<SocketAddr>) -> watch::Receiver<bool> {
+        wait_for_trust(address, watch::channel(true).1)
+    }
+
+    fn wait_for_trust(address: Option<SocketAddr>, trusts: watch::Receiver<bool>) -> watch::Receiver<bool> {
         let ((known, is_known), (ready, is_ready)) = (oneshot::channel(), watch::channel(false));
-        tokio::spawn(ready_once_reached(is_known, ready, CancellationToken::new()));
+        tokio::spawn(ready_once_reached(is_known, trusts, ready, CancellationToken::new()));
         known.send(address).unwrap();
         is_ready
     }
@@ -77,6 +93,16 @@ mod tests {
         let _listener = TcpListener::bind(address).await.unwrap();
         timeout(PATIENCE / 2, ready.changed()).await.unwrap().unwrap();
         assert!(*ready.borrow());
+    }
+
+    #[tokio::test]
+    async fn an_injector_that_answers_and_is_not_trusted_is_not_enough() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (trust, trusts) = watch::channel(false);
+        let mut ready = wait_for_trust(Some(listener.local_addr().unwrap()), trusts);
+        assert!(timeout(PAUSE * 3, ready.changed()).await.is_err(), "the webhook has no caBundle yet");
+        trust.send_replace(true);
+        timeout(PATIENCE / 2, ready.changed()).await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

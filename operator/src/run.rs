@@ -60,12 +60,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let (ready, is_ready) = watch::channel(false);
     tasks.spawn(admin::serve(listener, registry, is_ready, stop.clone()));
     let (known, is_known) = oneshot::channel();
-    tasks.spawn(reach::ready_once_reached(is_known, ready, stop.clone()));
+    // Where somebody else keeps the certificate, there is nothing to be seen of it here.
+    let (trust, trusts) = watch::channel(args.certs.mode != CertMode::Managed);
+    tasks.spawn(reach::ready_once_reached(is_known, trusts, ready, stop.clone()));
 
     let (keeper, held) = lease::Keeper::new(client.clone(), &args.namespace, LEASE, &args.identity, metrics.clone());
     tasks.spawn(keeper.run(stop.clone()));
     if args.certs.mode == CertMode::Managed {
-        let certs = certs::Keeper::new(&client, &args.namespace, &args.certs, held.clone(), metrics.clone());
+        let certs = certs::Keeper::new(&client, &args.namespace, &args.certs, held.clone(), trust, metrics.clone());
         tasks.spawn(certs.run(stop.clone()));
     }
     let (teller, telling) = Teller::new(client.clone(), &args.identity, metrics.clone(), stop.clone());

@@ -124,7 +124,7 @@ fn keeper(server: &Server, held: &watch::Sender<bool>) -> Keeper {
         }
     });
     let held = Held::told(held.subscribe());
-    Keeper::new(&Client::new(service, "default"), NAMESPACE, &args(), held, Metrics::default())
+    Keeper::new(&Client::new(service, "default"), NAMESPACE, &args(), held, watch::channel(false).0, Metrics::default())
 }
 
 /// The watches show the keeper all that is there.
@@ -289,4 +289,22 @@ async fn nothing_is_written_without_the_lease_or_over_what_was_not_seen() {
     let (error, _) = tokio::join!(follower.turn(), async { held.send_replace(false) });
     assert!(matches!(error, Err(Error::Lost { .. })), "an answer is not waited for: {error:?}");
     drop(busy);
+}
+
+#[tokio::test]
+async fn the_api_server_trusts_nobody_until_every_entry_has_a_bundle() {
+    let (held, _) = watch::channel(false);
+    let (mut keeper, (trust, trusts)) = (keeper(&Server::default(), &held), watch::channel(false));
+    keeper.trusts = trust;
+    let bundle = || Some(b"authority".to_vec());
+    for (entries, expected) in [
+        (vec![], false),
+        (vec![("a", None)], false),
+        (vec![("a", bundle()), ("b", None)], false),
+        (vec![("a", bundle()), ("b", Some(Vec::new()))], false),
+        (vec![("a", bundle()), ("b", bundle())], true),
+    ] {
+        keeper.know(entries.into_iter().map(|(name, bundle)| (name.to_owned(), bundle)).collect());
+        assert_eq!(*trusts.borrow(), expected);
+    }
 }
