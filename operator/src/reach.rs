@@ -48,7 +48,7 @@ pub(crate) async fn ready_once_reached(
             match timeout(PATIENCE, both).await {
                 Ok(()) => info!(%injector, "the injector's Service is trusted and answers"),
                 Err(_) => {
-                    warn!(%injector, "the injector's Service is not trusted or does not answer; pods may wait for the proxy")
+                    warn!(%injector, "the injector's Service is not trusted or does not answer; pods may wait for the proxy");
                 }
             }
         }
