@@ -14,7 +14,9 @@ fn patch(shop: &Namespace, pod: &str, who: &[&str], patch: &Value) -> anyhow::Re
 fn the_operator_may_change_one_annotation_of_a_pod_and_nothing_else() -> anyhow::Result<()> {
     let shop = super::shop()?;
     let pod = App::named(&shop, "web").pod()?["metadata"]["name"].as_str().context("no name")?.to_owned();
-    let operator = format!("--as=system:serviceaccount:{}:firebreak-operator", install::NAMESPACE);
+    let name = format!("--as=system:serviceaccount:{}:firebreak-operator", install::NAMESPACE);
+    // With every right there is, since kubectl reads what it patches and the operator may not: it is the policy that refuses.
+    let operator = [name.as_str(), "--as-group=system:masters"];
     let annotation = |name: &str| json!({"metadata": {"annotations": {name: "x"}}});
     let image = json!({"spec": {"containers": [{"name": "app", "image": "evil:1"}]}});
     let label = json!({"metadata": {"labels": {"app": "service2"}}});
@@ -29,11 +31,11 @@ fn the_operator_may_change_one_annotation_of_a_pod_and_nothing_else() -> anyhow:
         ),
         (&annotation("evil.example/x"), "of a pod's annotations the operator may change firebreak.dev/config only"),
     ] {
-        let refusal = patch(&shop, &pod, &[&operator], change);
+        let refusal = patch(&shop, &pod, &operator, change);
         let refusal = refusal.err().with_context(|| format!("{change} was accepted"))?.to_string();
         assert!(refusal.contains(message), "{change} was refused with: {refusal}");
     }
-    patch(&shop, &pod, &[&operator], &annotation("firebreak.dev/config"))?;
+    patch(&shop, &pod, &operator, &annotation("firebreak.dev/config"))?;
     // Others are none of its business.
     patch(&shop, &pod, &[], &image)?;
     Ok(())
