@@ -112,6 +112,7 @@ fn the_last_table_adds_up_and_is_plain_in_a_pipe() {
 #[test]
 fn colours_come_where_they_are_asked_for_and_time_is_kept_on_a_machine_that_stands_still() {
     let demo = ended(demo(&["--for", "14s"]).env("CLICOLOR_FORCE", "1"), |process| {
+        // Time itself is what is tested here: a first part that has begun, then a machine that does nothing.
         thread::sleep(Duration::from_millis(500));
         signal("-STOP", process);
         thread::sleep(Duration::from_secs(11));

@@ -106,6 +106,7 @@ impl Local {
             if found["records"].as_array().unwrap().len() == count {
                 return;
             }
+            // Another process keeps the records; it tells nobody that one has come.
             thread::sleep(Duration::from_millis(10));
         }
         panic!("{count} records expected: {found:#}");
