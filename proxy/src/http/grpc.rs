@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 /// `grpc-status`.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// `grpc-message`.
-pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Content type of a gRPC response.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -25,6 +25,12 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 /// The status that headers or trailers carry.
 pub fn status(headers: &HeaderMap) -> Option<u8> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Says how a call ended.
+pub fn tell(headers: &mut HeaderMap, status: u8, message: &'static str) {
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
 }
 
 /// Whether a status is the server's failure, as OpenTelemetry's conventions for gRPC servers have it: UNKNOWN,

@@ -20,11 +20,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     call::Call,
     grpc,
-    headers::{is_upgrade, prepare_request},
+    headers::{self, is_upgrade, prepare_request},
     reply,
     reply_body::ReplyBody,
     send_body::{Activity, Source},
-    serve::Link,
+    serve::{Link, MAX_HEAD},
     tries::Ended,
     upgrade,
 };
@@ -67,6 +67,9 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     let switching = take_upgrade(&mut request);
     let (mut head, body) = request.into_parts();
     let mut call = Call::new(link, &head);
+    if call.link.multiplexed && headers::size(&head) > MAX_HEAD {
+        return reply::failure(call, Reason::RequestHeadTooLarge);
+    }
     let callee = Arc::clone(&call.callee);
     let plan = callee.plan(&head);
     call.request_end = plan.clocks.request_end(call.started);

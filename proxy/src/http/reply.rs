@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     call::Call,
-    grpc::{self, GRPC_MESSAGE, GRPC_STATUS},
+    grpc,
     headers::prepare_response,
     reply_body::{ReplyBody, Tail},
     send_body::{Activity, Upload},
@@ -134,14 +134,22 @@ pub fn text(reason: Reason) -> String {
     format!("firebreak: {}: {}\n", reason.name(), reason.details())
 }
 
+/// How the proxy ends a gRPC call whose answer had begun, which its head can no longer tell (RFC 9209, section 2: the field may
+/// come as a trailer).
+pub fn own_trailers(call: &Call, reason: Reason) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(4);
+    grpc::tell(&mut trailers, reason.grpc_status(), reason.details());
+    call.member(reason, None).append_to(&mut trailers);
+    trailers
+}
+
 /// A response of the proxy: in gRPC's words for gRPC, in HTTP's otherwise, always with `Proxy-Status`.
 fn own(call: &Call, status: StatusCode, grpc_status: u8, reason: Reason) -> Response<ReplyBody> {
     let mut response = if call.grpc {
         let mut response = Response::new(ReplyBody::empty());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
-        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_status)));
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
+        grpc::tell(headers, grpc_status, reason.details());
         response
     } else {
         let mut response = Response::new(ReplyBody::whole(Bytes::from(text(reason))));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{
@@ -21,7 +21,8 @@ use tokio::{
 
 use super::{
     call::Call,
-    grpc::{self, GRPC_MESSAGE, GRPC_STATUS},
+    grpc,
+    reply::{failure_of, own_trailers},
     send_body::{Activity, Upload},
 };
 use crate::{
@@ -63,8 +64,7 @@ struct Relay {
 #[derive(Debug)]
 struct Watched {
     relay: Relay,
-    /// Why it was ended, and whether in gRPC's words.
-    ended: Option<(Reason, bool)>,
+    ended: Option<Ending>,
     reader: Option<Waker>,
     watch: Option<AbortHandle>,
 }
@@ -78,6 +78,20 @@ pub struct Tail {
     /// What the head said already.
     reason: Option<Reason>,
     idle: Option<(Activity, Duration)>,
+}
+
+/// How a body ends early.
+#[derive(Debug)]
+struct Ending {
+    reason: Reason,
+    /// What a gRPC call is told.
+    trailers: Option<HeaderMap>,
+}
+
+impl Ending {
+    fn frame(&mut self) -> Result<Frame<Bytes>, Broken> {
+        self.trailers.take().map(Frame::trailers).ok_or(Broken(self.reason))
+    }
 }
 
 /// Why a body ended early. The caller's connection is cut, so that nobody takes the part for the whole.
@@ -114,10 +128,26 @@ impl Tail {
         }
     }
 
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        if self.call.grpc && grpc::status(trailers).is_some_and(grpc::is_server_error) {
-            self.reason.get_or_insert(Reason::CalleeError);
+    /// What the callee says at its end. A server error gets its reason here as it would in a head.
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        let status = if self.call.grpc { grpc::status(trailers) } else { None };
+        let received = self.call.status.unwrap_or_default();
+        if self.reason.is_none()
+            && let Some(reason) = failure_of(&self.call, received, status, trailers)
+        {
+            self.reason = Some(reason);
+            self.call.member(reason, Some(received)).append_to(trailers);
         }
+    }
+
+    /// The callee's answer goes no further. A gRPC call is told so by a status in its trailers, anything else by a cut.
+    fn broken(mut self, reason: Reason) -> Ending {
+        let trailers = self.call.grpc.then(|| own_trailers(&self.call, reason));
+        self.call.failed(reason);
+        if trailers.is_none() {
+            self.call.link.cut();
+        }
+        Ending { reason, trailers }
     }
 
     /// The next moment at which a clock may run out.
@@ -135,10 +165,10 @@ impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 if let Some(tail) = &mut self.tail {
                     tail.moved();
-                    frame.trailers_ref().into_iter().for_each(|trailers| tail.trailers(trailers));
+                    frame.trailers_mut().into_iter().for_each(|trailers| tail.trailers(trailers));
                 }
                 if body.is_end_stream() {
                     self.tail.take().into_iter().for_each(Tail::finish);
@@ -147,8 +177,8 @@ impl Relay {
             }
             Some(Err(_)) => {
                 let reason = Reason::ResponseIncomplete;
-                self.tail.take().into_iter().for_each(|mut tail| tail.call.failed(reason));
-                Poll::Ready(Some(Err(Broken(reason))))
+                self.body = None;
+                Poll::Ready(Some(self.tail.take().map_or(Err(Broken(reason)), |tail| tail.broken(reason).frame())))
             }
             None => {
                 self.tail.take().into_iter().for_each(Tail::finish);
@@ -194,33 +224,23 @@ impl Watched {
         }
     }
 
-    /// Gives up what the call holds and tells the caller: a gRPC call by a status in its trailers, anything else by a cut.
+    /// Gives up what the call holds.
     fn end(&mut self, reason: Reason) -> Option<Waker> {
-        let mut tail = self.relay.tail.take()?;
+        let tail = self.relay.tail.take()?;
         self.relay.body = None;
-        self.ended = Some((reason, tail.call.grpc));
-        tail.call.failed(reason);
-        tail.call.link.cut();
+        self.ended = Some(tail.broken(reason));
         self.reader.take()
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match self.ended {
-            None => {
-                let poll = self.relay.poll_frame(cx);
-                if poll.is_pending() {
-                    self.reader = Some(cx.waker().clone());
-                }
-                poll
-            }
-            Some((reason, false)) => Poll::Ready(Some(Err(Broken(reason)))),
-            Some((reason, true)) => {
-                let mut trailers = HeaderMap::new();
-                trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
-                trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.details()));
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
+        if let Some(ended) = &mut self.ended {
+            return Poll::Ready(Some(ended.frame()));
         }
+        let poll = self.relay.poll_frame(cx);
+        if poll.is_pending() {
+            self.reader = Some(cx.waker().clone());
+        }
+        poll
     }
 }
 

@@ -26,8 +26,11 @@ use crate::{
     worker::{LocalExecutor, Worker},
 };
 
-/// Largest head of a request, in bytes. More than 100 headers are refused too: that many are read without an allocation.
-const MAX_HEAD: usize = 64 * 1024;
+/// Largest head of a request, in bytes. On HTTP/1 more than 100 headers are refused too: that many are read without an allocation.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// HTTP/2: largest head that is read, so that one of more than [`MAX_HEAD`] can be refused in our own words. It is what our SETTINGS
+/// say; to a caller that sends more all the same, the library answers for itself.
+const MAX_HEAD_READ: u32 = 1 << 20;
 
 /// HTTP/2: streams that a caller may have open at once on a connection.
 const MAX_STREAMS: u32 = 256;
@@ -196,6 +199,6 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        .max_header_list_size(MAX_HEAD_READ);
     builder
 }

@@ -192,7 +192,7 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
     (
         Reason::RequestHeadTooLarge,
         advise(
-            "The head of the request has more than 100 headers or 64 KiB; the connection is closed.",
+            "The head of the request has more than 64 KiB or, on HTTP/1, 100 headers. On HTTP/1 the connection is closed.",
             "Look for a cookie or a header that grows.",
         ),
     ),

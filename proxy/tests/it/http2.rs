@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use futures::StreamExt;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -41,8 +44,53 @@ async fn a_grpc_stream_that_outlives_its_clock_ends_with_a_status() {
         let seen = call_h2(mesh.address, call).await.expect("ended, not cut");
         let trailers = seen.trailers.expect("a status in the trailers");
         assert_eq!(trailers["grpc-status"], "4", "{trailers:?}");
+        let said = trailers["proxy-status"].to_str().unwrap();
+        assert!(said.contains(&format!("firebreak-reason={reason};")), "{said}");
         assert_eq!(mesh.reasons(1).await, counts(&[(reason, 1)]));
     }
+}
+
+#[tokio::test]
+async fn a_grpc_stream_that_its_callee_breaks_off_ends_with_a_status() {
+    let callee = Callee::serve(|_, _, _| async {
+        let message = futures::stream::once(async { Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi"))) });
+        let broken = futures::stream::once(async {
+            tokio::task::yield_now().await;
+            Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+        });
+        let body = StreamBody::new(Box::pin(message.chain(broken)));
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    })
+    .await;
+    let mesh = Mesh::new(&[callee.address], json!({}));
+    let call = h2_request("/shop.Cart/Watch").header("content-type", "application/grpc");
+    let seen = call_h2(mesh.address, call).await.expect("ended, not cut");
+    let trailers = seen.trailers.expect("a status in the trailers");
+    assert_eq!((&seen.body[..], &trailers["grpc-status"]), (&b"\0\0\0\0\x02hi"[..], &HeaderValue::from_static("14")));
+    assert!(
+        trailers["proxy-status"].to_str().unwrap().contains("firebreak-reason=response_incomplete;"),
+        "{trailers:?}"
+    );
+    assert_eq!(mesh.reasons(1).await, counts(&[("response_incomplete", 1)]));
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_with_a_reason() {
+    let callee = Callee::answering(&[200]).await;
+    let mesh = Mesh::new(&[callee.address], json!({}));
+    let with = |bytes: usize| h2_request("/").header("x-long", "x".repeat(bytes));
+    assert_eq!(call_h2(mesh.address, with(10_000)).await.unwrap().status, 200);
+    for bytes in [70_000, 900_000] {
+        let seen = call_h2(mesh.address, with(bytes)).await.unwrap();
+        assert_eq!(seen.status, 431, "{bytes}");
+        assert!(
+            seen.has_reason("request_head_too_large") && seen.body.starts_with(b"firebreak: "),
+            "{}",
+            seen.verdict()
+        );
+    }
+    assert_eq!(mesh.reasons(2).await, counts(&[("request_head_too_large", 2)]));
+    assert_eq!(callee.requests(), 1);
 }
 
 #[tokio::test]

@@ -68,7 +68,9 @@ async fn grpc_trailers_go_through_and_are_read() {
     let seen = grpc_call(&mesh, "/0").await;
     assert_eq!(seen.trailers.unwrap()["grpc-status"], "0");
     let seen = grpc_call(&mesh, "/14").await;
-    assert_eq!((seen.status.as_u16(), &seen.trailers.unwrap()["grpc-status"]), (200, &HeaderValue::from_static("14")));
+    let trailers = seen.trailers.unwrap();
+    assert_eq!((seen.status.as_u16(), &trailers["grpc-status"]), (200, &HeaderValue::from_static("14")));
+    assert!(trailers["proxy-status"].to_str().unwrap().contains("firebreak-reason=callee_error;"), "{trailers:?}");
     assert_eq!(mesh.fates(2).await, counts(&[("failed", 1), ("succeeded", 1)]));
 }
 
