@@ -140,7 +140,7 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         Reason::ResponseIncomplete,
         advise(
             "The callee broke off its response after it had begun; the caller's connection or stream is cut \
-             too.",
+             too (gRPC: ended with this status).",
             "Look for crashes and restarts at the callee.",
         ),
     ),
