@@ -141,6 +141,7 @@ impl Proxy {
         let (log, records) = access_log::new(Arc::clone(&registry), recorder.clone(), settings.records);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let common = Arc::new(Common {
+            lineage: Arc::default(),
             name: settings.identity.name.into(),
             snapshot: publisher.current(),
             log,

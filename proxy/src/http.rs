@@ -1,8 +1,10 @@
 //! What happens to an HTTP request. [`pipeline`] shows the whole order; each stage is a call into one module.
 
 pub mod call;
+pub mod deadline;
 pub mod grpc;
 pub mod headers;
+pub mod lineage;
 pub mod pipeline;
 pub mod reply;
 pub mod reply_body;

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    http::lineage::Lineage,
     net::{
         accept::{self, Kind},
         connections::Connections,
@@ -66,6 +67,8 @@ pub struct Common {
     pub log: Log,
     /// Where the proxy is in its life.
     pub phase: watch::Receiver<Phase>,
+    /// Which requests of callers are under way.
+    pub lineage: Arc<Lineage>,
     /// Open connections from callers, of all workers.
     pub connections: Connections,
     /// How to reach each worker.

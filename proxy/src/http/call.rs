@@ -5,13 +5,14 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, StatusCode, Uri, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, request::Parts};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    grpc,
+    deadline, grpc,
     headers::{TRACEPARENT, X_REQUEST_ID, correlation},
+    lineage::{Entered, FIREBREAK_RETRY},
     serve::Link,
     tries::Tries,
 };
@@ -20,9 +21,13 @@ use crate::{
         breaker::Outcome,
         bulkhead::Permit,
         fault::{FaultSet, Hit, id_hash},
+        timeout::{End, nearest},
     },
     snapshot::{Admitted, Callee},
-    telemetry::access_log::{self, Record, millis},
+    telemetry::{
+        access_log::{self, Record, millis},
+        metrics::Direction,
+    },
     verdict::{Domain, Fate, Reason, proxy_status::Member},
 };
 
@@ -36,9 +41,13 @@ pub struct Call {
     /// Its first byte.
     pub started: Instant,
     /// When it must be over.
-    pub request_end: Option<Instant>,
+    pub request_end: Option<End>,
     /// Whether it is gRPC.
     pub grpc: bool,
+    /// Inbound: keeps it known while it is under way.
+    pub entered: Option<Entered>,
+    /// Outbound: the try of the caller's on whose behalf it is, 0 where nothing is known. A second one's calls are not retried.
+    pub on_behalf: u32,
     /// Tries made so far.
     pub attempts: u32,
     /// What they were.
@@ -56,7 +65,7 @@ pub struct Call {
     method: Method,
     uri: Uri,
     ids: [Option<HeaderValue>; 2],
-    entered: bool,
+    in_books: bool,
 }
 
 impl Call {
@@ -71,6 +80,8 @@ impl Call {
             started,
             request_end: None,
             grpc: grpc::is_grpc(&head.headers),
+            entered: None,
+            on_behalf: 0,
             attempts: 0,
             tries: Tries::default(),
             fault: None,
@@ -81,7 +92,35 @@ impl Call {
             method: head.method.clone(),
             uri: head.uri.clone(),
             ids: [X_REQUEST_ID, TRACEPARENT].map(|name| head.headers.get(name).cloned()),
-            entered: false,
+            in_books: false,
+        }
+    }
+
+    /// Sets when it must be over: by the policy, by the caller's own deadline, or by that of the request on whose behalf it is.
+    pub fn set_end(&mut self, by_policy: Option<End>, headers: &HeaderMap) {
+        let lineage = &self.link.worker.common.lineage;
+        let own = deadline::left(headers, self.grpc).and_then(|left| self.started.checked_add(left));
+        let inherited = match self.link.direction {
+            Direction::Inbound => {
+                self.entered = lineage.enter(headers, self.started, own);
+                None
+            }
+            Direction::Outbound => {
+                let inherited = lineage.of(headers);
+                self.on_behalf = inherited.attempt;
+                inherited.deadline
+            }
+        };
+        let travelling = [own, inherited].into_iter().flatten().min();
+        let travelling = travelling.map(|at| End { at, reason: Reason::DeadlineExceeded });
+        self.request_end = nearest(by_policy, travelling);
+    }
+
+    /// Says in the head of an answer whether another try would help. What an application copied does not count.
+    pub fn tell_layers(&self, headers: &mut HeaderMap, is_failure: bool) {
+        headers.remove(FIREBREAK_RETRY);
+        if let (Some(entered), true) = (&self.entered, is_failure) {
+            entered.tell(headers);
         }
     }
 
@@ -138,10 +177,13 @@ impl Call {
     }
 
     fn enter(&mut self, fate: Fate, reason: Option<Reason>) {
-        if std::mem::replace(&mut self.entered, true) {
+        if std::mem::replace(&mut self.in_books, true) {
             return;
         }
         self.permit = None;
+        if let (Some(entered), Fate::Cancelled | Fate::TimedOut) = (&mut self.entered, fate) {
+            entered.unanswered();
+        }
         let outcome = match reason {
             None => Some(Outcome::Passed),
             Some(Reason::CalleeError | Reason::ResponseIncomplete) => Some(Outcome::Failed),

@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     call::Call,
-    grpc,
+    deadline, grpc,
     headers::{self, is_upgrade, prepare_request},
+    lineage::{self, FIREBREAK_ATTEMPT},
     reply,
     reply_body::ReplyBody,
     send_body::{Activity, Source},
@@ -33,10 +34,11 @@ use crate::{
         breaker::Outcome,
         bulkhead::Need,
         fault::Abort,
-        retry::{Brought, Told},
+        retry::{Brought, Retries, Told},
         timeout::End,
     },
     snapshot::{Admitted, Plan},
+    telemetry::metrics::Direction,
     upstream::send::{Answer, Target, Used},
     verdict::{AttemptOutcome, Fate, Reason},
 };
@@ -55,7 +57,7 @@ pub enum Got {
 struct Sending<'a> {
     call: &'a mut Call,
     plan: &'a Plan,
-    head: &'a Parts,
+    head: &'a mut Parts,
     source: &'a Source,
     activity: Option<&'a Activity>,
     last_endpoint: Option<SocketAddr>,
@@ -72,7 +74,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     }
     let callee = Arc::clone(&call.callee);
     let plan = callee.plan(&head);
-    call.request_end = plan.clocks.request_end(call.started);
+    call.set_end(plan.clocks.request_end(call.started), &head.headers);
     prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
@@ -82,7 +84,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
         Err(reason) => Err(reason),
         Ok(()) => {
             let (activity, last_endpoint, last_connection) = (activity.as_ref(), None, Cell::new(None));
-            let (call, head, source) = (&mut call, &head, &source);
+            let (call, head, source) = (&mut call, &mut head, &source);
             Sending { call, plan, head, source, activity, last_endpoint, last_connection }.run().await
         }
     };
@@ -103,6 +105,12 @@ fn take_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
 }
 
 async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
+    if let Some(end) = call.request_end
+        && end.reason == Reason::DeadlineExceeded
+        && end.at <= Instant::now()
+    {
+        return Err(Reason::DeadlineSpent);
+    }
     // What was dialled for this request has waited already.
     if let Some(reason) = call.link.first_try.get().filter(|reason| Fate::from(*reason).is_refusal()) {
         call.link.first_try.set(None);
@@ -110,10 +118,17 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
     }
     let need = if version == Version::HTTP_2 { Need::Stream } else { Need::Exchange };
     let permit = match call.callee.gate.try_acquire(need) {
-        Some(permit) => permit,
-        None => Arc::clone(&call.callee.gate).acquire(need, call.request_end).await?,
+        Some(permit) => Ok(permit),
+        None => {
+            Arc::clone(&call.callee.gate).acquire(need, call.request_end.map(|end| end.at)).await.map_err(Reason::from)
+        }
     };
-    call.permit = Some(permit);
+    call.permit = Some(permit.map_err(|reason| match call.request_end {
+        Some(end) if reason == Reason::RequestTimeout && end.reason == Reason::DeadlineExceeded => {
+            Reason::DeadlineSpent
+        }
+        _ => reason,
+    })?);
     Ok(())
 }
 
@@ -138,10 +153,14 @@ impl Sending<'_> {
             }
             if !allowed || budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
                 self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
+                self.give_up_retrying();
                 return outcome;
             }
             // Nor is that answer lost to a breaker that has opened meanwhile.
-            let Ok(next) = self.pass_breakers() else { return outcome };
+            let Ok(next) = self.pass_breakers() else {
+                self.give_up_retrying();
+                return outcome;
+            };
             self.give_up(outcome);
             admitted = next;
         }
@@ -160,12 +179,30 @@ impl Sending<'_> {
 
     /// How long to wait before another try; `None` if there is not to be one.
     fn pause_before_another(&self, outcome: &Result<Got, Reason>) -> Option<Duration> {
-        let retries = self.plan.retries.as_ref()?;
-        let repeatable = retries.repeatable(&self.head.method, &self.head.headers);
-        if self.call.attempts > retries.max
-            || !self.source.replayable()
-            || !retries.wants(brought(outcome, self.call), repeatable)
-        {
+        let answer = if let Ok(Got::Answer(answer)) = outcome { Some(answer) } else { None };
+        let told_by_layer = answer.is_some_and(|answer| lineage::is_final(answer.response.headers()));
+        let retries = self.plan.retries.as_ref().filter(|retries| {
+            let repeatable = retries.repeatable(&self.head.method, &self.head.headers);
+            retries.wants(brought(outcome, self.call), repeatable)
+        });
+        let pause = retries.and_then(|retries| self.pause(retries, outcome, told_by_layer));
+        if pause.is_none() && (retries.is_some() || told_by_layer) {
+            self.give_up_retrying();
+        }
+        pause
+    }
+
+    /// Those above are to know that trying again has not helped.
+    fn give_up_retrying(&self) {
+        self.call.link.worker.common.lineage.failed(&self.head.headers);
+    }
+
+    fn pause(&self, retries: &Retries, outcome: &Result<Got, Reason>, told_by_layer: bool) -> Option<Duration> {
+        if self.call.attempts > retries.max || !self.source.replayable() {
+            return None;
+        }
+        if told_by_layer || self.call.on_behalf > 1 {
+            self.call.callee.metrics.shard(self.call.link.worker.id).left_to_layers.increment();
             return None;
         }
         let own = retries.pause(self.call.attempts, fastrand::f64());
@@ -175,7 +212,7 @@ impl Sending<'_> {
         };
         let pause = told.pause(own).filter(|pause| match self.call.request_end {
             // Whatever a callee asks for: no sum that could overflow.
-            Some(end) => *pause < end.saturating_duration_since(Instant::now()),
+            Some(end) => *pause < end.at.saturating_duration_since(Instant::now()),
             None => *pause <= defaults::RETRY_AFTER_MAX.max(own),
         });
         if pause.is_none() && told != Told::Nothing {
@@ -225,6 +262,10 @@ impl Sending<'_> {
             Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
             Brought::Response { .. } => Outcome::Passed,
             Brought::Nothing { reason: Reason::RequestTimeout, .. } if cut => return,
+            // How long that is was the caller's choice alone, unless the policy has a word for what is too long.
+            Brought::Nothing { reason: Reason::DeadlineExceeded, .. } if cut || self.plan.clocks.attempt.is_none() => {
+                return;
+            }
             Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
             Brought::Nothing { .. } => return,
         };
@@ -252,6 +293,22 @@ impl Sending<'_> {
         outcome
     }
 
+    /// Says in the request's head which try this is, and what is left of the request's time.
+    fn tell_callee(&mut self) {
+        let headers = &mut self.head.headers;
+        if self.call.link.direction == Direction::Outbound {
+            // What the application copied from a request of its own caller does not count.
+            headers.remove(FIREBREAK_ATTEMPT);
+            let tries = self.plan.retries.as_ref().filter(|_| self.call.on_behalf < 2);
+            let label = tries.and_then(|tries| tries.labels.get(self.call.attempts as usize - 1).cloned());
+            let label = label.or_else(|| lineage::unrepeated(self.call.on_behalf));
+            headers.extend(label.map(|label| (FIREBREAK_ATTEMPT, label)));
+        }
+        if let Some(end) = self.call.request_end {
+            deadline::tell(headers, self.call.grpc, end.at.saturating_duration_since(Instant::now()));
+        }
+    }
+
     async fn one_try(&mut self, address: SocketAddr, now: Instant, end: Option<End>) -> Result<Got, Reason> {
         if let Some(reason) = self.call.link.first_try.take() {
             return Err(reason);
@@ -268,6 +325,7 @@ impl Sending<'_> {
             None => {}
         }
         self.call.tries.sent();
+        self.tell_callee();
         let callee = &*self.call.callee;
         let worker = &*self.call.link.worker;
         let (clocks, used) = (self.plan.clocks, &self.last_connection);

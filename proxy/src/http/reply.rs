@@ -46,6 +46,7 @@ pub fn relayed(
     call.status = Some(head.status);
     let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
     let reason = failure_of(&call, head.status, grpc_status, &head.headers);
+    call.tell_layers(&mut head.headers, reason.is_some());
     if let Some(reason) = reason {
         call.member(reason, Some(head.status)).append_to(&mut head.headers);
     }
@@ -157,6 +158,7 @@ fn own(call: &Call, status: StatusCode, grpc_status: u8, reason: Reason) -> Resp
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         response
     };
+    call.tell_layers(response.headers_mut(), true);
     call.member(reason, None).append_to(response.headers_mut());
     response
 }

@@ -26,7 +26,10 @@ use super::{
     send_body::{Activity, Upload},
 };
 use crate::{
-    net::client_stream::ends_like_a_refusal, policy::timeout::End, upstream::send::Connection, verdict::Reason,
+    net::client_stream::ends_like_a_refusal,
+    policy::timeout::{End, nearest},
+    upstream::send::Connection,
+    verdict::Reason,
 };
 
 /// A response's body.
@@ -152,12 +155,11 @@ impl Tail {
 
     /// The next moment at which a clock may run out.
     fn next_end(&self) -> Option<End> {
-        let request = self.call.request_end.map(|at| End { at, reason: Reason::RequestTimeout });
         let silent = self.idle.as_ref().map(|(last, idle)| {
             let moved = self.call.link.drained().map_or(last.get(), |drained| drained.max(last.get()));
             End { at: moved + *idle, reason: Reason::IdleTimeout }
         });
-        [request, silent].into_iter().flatten().min_by_key(|end| end.at)
+        nearest(self.call.request_end, silent)
     }
 }
 

@@ -46,17 +46,28 @@ pub enum Kind {
     Outbound,
     /// Redirected on its way into the pod.
     Inbound,
+    /// On its way to the application that listens here, where nothing redirects: callers use the proxy's address.
+    Before(SocketAddr),
     /// Local mode: the address that was called is ours.
     Local,
+}
+
+impl Kind {
+    fn direction(self) -> Direction {
+        match self {
+            Self::Outbound | Self::Local => Direction::Outbound,
+            Self::Inbound | Self::Before(_) => Direction::Inbound,
+        }
+    }
 }
 
 /// Serves a connection to its end, unless it is one too many.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kind: Kind, counted: &Counted) {
     let Some(destination) = destination(&stream, kind) else { return reset(&stream) };
-    let direction = if kind == Kind::Inbound { Direction::Inbound } else { Direction::Outbound };
+    let direction = kind.direction();
     let callee = worker.callee(direction, &destination);
     let forwarded_for =
-        (kind == Kind::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
+        (direction == Direction::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
     let link = Link::new(worker, direction, destination, forwarded_for.flatten());
     let is_ours = stream.local_addr().is_ok_and(|local| local == destination);
     if is_ours && kind != Kind::Local {
@@ -79,6 +90,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
 
 fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
     let destination = match kind {
+        Kind::Before(application) => Ok(application),
         Kind::Local => stream.local_addr(),
         Kind::Outbound | Kind::Inbound => original_dst(stream),
     };

@@ -39,7 +39,7 @@ pub struct Dialled {
 pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
     let clocks = callee.clocks();
     let request_end = clocks.request_end(Instant::now());
-    let permit = callee.gate.acquire(Need::Exchange, request_end).await?;
+    let permit = callee.gate.acquire(Need::Exchange, request_end.map(|end| end.at)).await?;
     let now = Instant::now();
     let end = clocks.attempt_end(now, request_end);
     let mut admitted = callee.admit(None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;

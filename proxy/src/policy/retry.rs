@@ -6,16 +6,18 @@
 use std::time::Duration;
 
 use firebreak_crds::spec::{self, Condition, Methods, defaults};
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822};
 
-use crate::verdict::Reason;
+use crate::{http::lineage, verdict::Reason};
 
 /// Compiled `retries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// Extra tries after the first.
     pub max: u32,
+    /// What each try says of itself.
+    pub labels: Box<[HeaderValue]>,
     conditions: u16,
     codes: Box<[u16]>,
     methods: Methods,
@@ -61,6 +63,7 @@ impl From<&spec::Retries> for Retries {
         let (base, longest) = retries.backoff.unwrap_or_default().resolved();
         Self {
             max: u32::from(retries.max()),
+            labels: lineage::attempts(u32::from(retries.max()) + 1),
             conditions: retries.conditions().iter().fold(0, |bits, condition| bits | bit(*condition)),
             codes: retries.codes.clone().unwrap_or_default().into(),
             methods: retries.methods.unwrap_or(defaults::METHODS),

@@ -43,15 +43,14 @@ impl From<&Timeouts> for Clocks {
 
 impl Clocks {
     /// When a request that began at `started` must be over.
-    pub fn request_end(&self, started: Instant) -> Option<Instant> {
-        self.request.map(|length| started + length)
+    pub fn request_end(&self, started: Instant) -> Option<End> {
+        self.request.map(|length| End { at: started + length, reason: Reason::RequestTimeout })
     }
 
     /// When a try that begins at `now` must have its response headers, within a request that must end at `request_end`.
-    pub fn attempt_end(&self, now: Instant, request_end: Option<Instant>) -> Option<End> {
+    pub fn attempt_end(&self, now: Instant, request_end: Option<End>) -> Option<End> {
         let attempt = self.attempt.map(|length| End { at: now + length, reason: Reason::AttemptTimeout });
-        let request = request_end.map(|at| End { at, reason: Reason::RequestTimeout });
-        nearest(attempt, request)
+        nearest(attempt, request_end)
     }
 
     /// When a connection that is begun at `now` must be open, within a try that must end at `attempt_end`.
@@ -61,7 +60,8 @@ impl Clocks {
     }
 }
 
-fn nearest(a: Option<End>, b: Option<End>) -> Option<End> {
+/// The nearer of two ends, the first of two equal ones.
+pub fn nearest(a: Option<End>, b: Option<End>) -> Option<End> {
     [a, b].into_iter().flatten().min_by_key(|end| end.at)
 }
 

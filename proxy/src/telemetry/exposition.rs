@@ -121,6 +121,7 @@ fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     for callee in callees {
         count(&mut metric, &labels(callee, &[("cause", "budget")]), callee.sum(|shard| shard.retries_refused.get()))?;
         count(&mut metric, &labels(callee, &[("cause", "pushback")]), callee.sum(|shard| shard.pushed_back.get()))?;
+        count(&mut metric, &labels(callee, &[("cause", "layers")]), callee.sum(|shard| shard.left_to_layers.get()))?;
     }
     let help = "Dead pooled connections that were replaced without counting a retry";
     let mut metric = encoder.encode_descriptor("connections_replaced", help, None, MetricType::Counter)?;

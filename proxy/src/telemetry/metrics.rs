@@ -84,6 +84,8 @@ pub struct Shard {
     pub retries_refused: Counter,
     /// Retries that the callee did not want, or not before a time that there was not.
     pub pushed_back: Counter,
+    /// Retries that were left to another layer: one above is retrying already, or one below has in vain.
+    pub left_to_layers: Counter,
     /// Dead pooled connections that were replaced for free.
     pub replaced: Counter,
     /// Opaque connections that were forwarded.

@@ -86,6 +86,20 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         ),
     ),
     (
+        Reason::DeadlineExceeded,
+        advise(
+            "The deadline that the caller sent along passed while the callee worked.",
+            "See which step of the timeline took the time; give the outermost caller more, or the callee less to do.",
+        ),
+    ),
+    (
+        Reason::DeadlineSpent,
+        advise(
+            "The deadline that the caller sent along had passed before the request could be sent; the callee saw nothing.",
+            "Look upstream: the time was used up before this call, or by waiting in the bulkhead.",
+        ),
+    ),
+    (
         Reason::BulkheadFull,
         advise(
             "The bulkhead is full and as many requests wait as may. The callee saw nothing.",

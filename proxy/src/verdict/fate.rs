@@ -106,7 +106,11 @@ impl AttemptOutcome {
 impl From<Reason> for Fate {
     fn from(reason: Reason) -> Self {
         match reason {
-            Reason::AttemptTimeout | Reason::RequestTimeout | Reason::IdleTimeout => Self::TimedOut,
+            Reason::AttemptTimeout
+            | Reason::RequestTimeout
+            | Reason::IdleTimeout
+            | Reason::DeadlineExceeded
+            | Reason::DeadlineSpent => Self::TimedOut,
             Reason::BulkheadFull | Reason::BulkheadTimeout => Self::RefusedByBulkhead,
             Reason::BreakerOpen => Self::RefusedByBreaker,
             Reason::FaultAbort | Reason::FaultReset => Self::Injected,

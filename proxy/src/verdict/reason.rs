@@ -21,6 +21,10 @@ pub enum Reason {
     RequestTimeout,
     /// Nothing moved for too long (`timeouts.idle`).
     IdleTimeout,
+    /// The caller's own deadline passed while the callee worked.
+    DeadlineExceeded,
+    /// The caller's own deadline had passed before anything was sent.
+    DeadlineSpent,
     /// The bulkhead and its queue are full.
     BulkheadFull,
     /// The request waited in the bulkhead's queue as long as it may.
@@ -79,7 +83,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 26] = [
+pub const REASONS: [Reason; 28] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -88,6 +92,8 @@ pub const REASONS: [Reason; 26] = [
     Reason::AttemptTimeout,
     Reason::RequestTimeout,
     Reason::IdleTimeout,
+    Reason::DeadlineExceeded,
+    Reason::DeadlineSpent,
     Reason::BulkheadFull,
     Reason::BulkheadTimeout,
     Reason::BreakerOpen,
@@ -143,6 +149,10 @@ static SAID: [Said; REASONS.len()] = {
             "the request was not complete within timeouts.request"),
         said("idle_timeout", "connection_read_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
             "no byte moved for timeouts.idle"),
+        said("deadline_exceeded", "http_response_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
+            "the request was not complete within the caller's own deadline"),
+        said("deadline_spent", "proxy_internal_response", S::GATEWAY_TIMEOUT, 4, Caller,
+            "the caller's own deadline had passed before the request could be sent"),
         said("bulkhead_full", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,
             "the callee's bulkhead is full and as many requests wait as may"),
         said("bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,
@@ -238,7 +248,7 @@ impl Reason {
 
     /// Whether one of the clocks of a try or a request ran out.
     pub fn is_clock(self) -> bool {
-        matches!(self, Self::AttemptTimeout | Self::RequestTimeout | Self::IdleTimeout)
+        matches!(self, Self::AttemptTimeout | Self::RequestTimeout | Self::IdleTimeout | Self::DeadlineExceeded)
     }
 
     /// One sentence for the person who reads the response.

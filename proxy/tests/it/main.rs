@@ -6,6 +6,7 @@ mod breakers;
 mod bulkheads;
 mod faults;
 mod http2;
+mod layers;
 mod lifecycle;
 mod malformed;
 mod protocols;
