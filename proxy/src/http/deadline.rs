@@ -90,7 +90,7 @@ mod tests {
             ),
             (&[("grpc-timeout", "2S")], false, None),
             (&[("grpc-timeout", "2S")], true, Some(Duration::from_secs(2))),
-            (&[("grpc-timeout", "99999999H")], true, Some(Duration::from_secs(99_999_999 * 3600))),
+            (&[("grpc-timeout", "99999999H")], true, Some(Duration::from_hours(99_999_999))),
             (&[("grpc-timeout", "70u"), ("firebreak-deadline-ms", "1")], true, Some(Duration::from_micros(70))),
             (&[("grpc-timeout", "123456789m")], true, None),
             (&[("grpc-timeout", "-1m")], true, None),

@@ -131,7 +131,9 @@ impl Lineage {
         let Some(trace) = trace(headers) else { return Inherited::default() };
         let shard = self.shard(&trace).lock();
         let Some(origins) = shard.origins.get(&trace) else { return Inherited::default() };
-        origins.iter().for_each(|origin| origin.forwarded.store(true, Relaxed));
+        for origin in origins {
+            origin.forwarded.store(true, Relaxed);
+        }
         Inherited {
             deadline: origins.iter().map(|origin| origin.deadline).reduce(|a, b| Some(a?.max(b?))).flatten(),
             attempt: origins.iter().map(|origin| origin.attempt).min().unwrap_or(0),
@@ -143,7 +145,10 @@ impl Lineage {
         if let Some(trace) = trace(headers)
             && let Some(origins) = self.shard(&trace).lock().origins.get(&trace)
         {
-            return origins.iter().for_each(|origin| origin.failed.store(true, Relaxed));
+            for origin in origins {
+                origin.failed.store(true, Relaxed);
+            }
+            return;
         }
         self.failed.store(self.mark(Instant::now()), Relaxed);
     }
