@@ -11,6 +11,7 @@ pub mod duration;
 pub mod fault;
 pub mod matching;
 pub mod percent;
+pub mod rate_limit;
 pub mod retry;
 pub mod route;
 #[cfg(feature = "kube")]
@@ -29,6 +30,7 @@ pub use self::{
     fault::{Abort, Delay, Fault, FaultSpecSpec, Position},
     matching::{HttpMatch, PathMatch, ValueMatch},
     percent::Percent,
+    rate_limit::RateLimit,
     retry::{Backoff, Budget, Condition, Methods, Retries},
     route::Route,
     selector::{Callers, Expression, LabelSelector, Labels, Operator},
@@ -95,6 +97,9 @@ pub struct TrafficPolicySpec {
     /// How much of each caller one callee may take. Left out: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulkhead: Option<Bulkhead>,
+    /// How many requests each caller may send a callee over time. Left out: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// Exceptions for some requests. The first that matches overrides `timeouts` and `retries` field by field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 use firebreak_crds::{
     spec::{
         Abort, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Duration, Expression, FailureRate, Fault,
-        Force, HalfOpen, HttpMatch, LabelSelector, Methods, OpenFor, Operator, PathMatch, Percent, Recovery, Retries,
-        Route, SlowCalls, Timeouts, TripOn, ValueMatch,
+        Force, HalfOpen, HttpMatch, LabelSelector, Methods, OpenFor, Operator, PathMatch, Percent, RateLimit, Recovery,
+        Retries, Route, SlowCalls, Timeouts, TripOn, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -145,15 +145,20 @@ fn policy() -> impl Strategy<Value = Policy> {
     let route = (http_match(), option::of(timeouts()), option::of(retries()))
         .prop_map(|(matches, timeouts, retries)| Route { matches, timeouts, retries });
     let (breaker, bulkhead) = (option::of(circuit_breaker()), option::of(bulkhead()));
-    (option::of(selector()), option::of(timeouts()), option::of(retries()), breaker, bulkhead, vec(route, 0..3))
-        .prop_map(|(from, timeouts, retries, circuit_breaker, bulkhead, routes)| Policy {
+    let rate = (1u32..1_000, option::of(1u32..1_000))
+        .prop_map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst });
+    let clocks = (option::of(timeouts()), option::of(retries()));
+    (option::of(selector()), clocks, breaker, bulkhead, option::of(rate), vec(route, 0..3)).prop_map(
+        |(from, (timeouts, retries), circuit_breaker, bulkhead, rate_limit, routes)| Policy {
             from,
             timeouts,
             retries,
             circuit_breaker,
             bulkhead,
+            rate_limit,
             routes,
-        })
+        },
+    )
 }
 
 fn fault() -> impl Strategy<Value = wire::Fault> {

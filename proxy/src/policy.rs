@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod fault;
+pub mod rate;
 pub mod retry;
 pub mod timeout;
 pub mod window;

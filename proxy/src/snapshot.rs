@@ -25,6 +25,7 @@ use crate::{
         budget::Budget,
         bulkhead::Gate,
         fault::FaultSet,
+        rate::Rate,
         retry::Retries,
         timeout::Clocks,
     },
@@ -61,6 +62,8 @@ pub struct Callee {
     pub policy: Option<Policy>,
     /// Its breaker, if the policy has one.
     pub breaker: Option<Arc<Breaker>>,
+    /// How many requests it may still be sent, if the policy limits that.
+    pub rate: Option<Arc<Rate>>,
     /// Faults aimed at it.
     pub faults: Box<[Arc<FaultSet>]>,
     /// How much of this proxy it may take.
@@ -187,6 +190,17 @@ impl From<Refused> for NotAdmitted {
 }
 
 impl Callee {
+    /// Counts a request at `now` against the rate limit.
+    ///
+    /// # Errors
+    /// When it is one too many.
+    pub fn take(&self, now: Instant) -> Result<(), NotAdmitted> {
+        self.rate
+            .as_ref()
+            .map_or(Ok(()), |rate| rate.take(now))
+            .map_err(|wait| NotAdmitted { reason: Reason::RateLimited, retry_after: Some(wait) })
+    }
+
     /// Asks the breakers for a try at `now` that must have its answer by `end`, at another endpoint than `last` if there is
     /// another.
     ///

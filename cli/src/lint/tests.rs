@@ -91,7 +91,7 @@ const POLICIES: [(&str, &str); 16] = [
         "  on: {}\n  bulkhead: {maxRequests: 1}\n",
         "8 spec.true: unknown field: YAML 1.1, and so kubectl, reads the key `on` as true; quote it if it is meant",
     ),
-    ("", "6 spec: the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead or routes"),
+    ("", "6 spec: the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, rateLimit or routes"),
 ];
 
 #[test]

@@ -43,8 +43,8 @@ pub(crate) fn policy_rules() -> Value {
              could never finish; shorten attempt or lengthen request",
         ),
         (
-            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || (has(self.routes) && size(self.routes) > 0)",
-            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead or routes",
+            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.rateLimit) || (has(self.routes) && size(self.routes) > 0)",
+            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, rateLimit or routes",
         ),
     ])
 }

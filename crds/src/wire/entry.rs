@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::spec::{self, Bulkhead, CircuitBreaker, Duration, HttpMatch, LabelSelector, Retries, Route, Timeouts};
+use crate::spec::{
+    self, Bulkhead, CircuitBreaker, Duration, HttpMatch, LabelSelector, RateLimit, Retries, Route, Timeouts,
+};
 
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,6 +113,9 @@ pub struct Policy {
     /// As the user wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulkhead: Option<Bulkhead>,
+    /// As the user wrote it.
+    #[serde(default, rename = "rateLimit", skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// As the user wrote them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,

@@ -43,6 +43,7 @@ pub(super) fn policy(policy: &Policy) -> Option<Entry> {
         retries: spec.retries.clone(),
         circuit_breaker: spec.circuit_breaker.clone(),
         bulkhead: spec.bulkhead.clone(),
+        rate_limit: spec.rate_limit,
         routes: spec.routes.clone(),
     };
     Some(entry(&policy.meta.key, policy.meta.generation, Body::Policy(body)))

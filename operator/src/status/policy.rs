@@ -134,6 +134,7 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
         spec.retries.as_ref().map(|_| "retries".to_owned()),
         spec.circuit_breaker.as_ref().map(|_| "breaker".to_owned()),
         spec.bulkhead.as_ref().map(|_| "bulkhead".to_owned()),
+        spec.rate_limit.as_ref().map(|_| "rate limit".to_owned()),
         routes,
     ];
     let named: Vec<_> = named.into_iter().flatten().collect();

@@ -15,6 +15,7 @@ use crate::{
         budget::{self, Budget},
         bulkhead::{self, Gate},
         fault::FaultSet,
+        rate::Rate,
         retry::Retries,
         timeout::Clocks,
     },
@@ -43,6 +44,7 @@ struct State {
     gate: Arc<Gate>,
     budget: Option<Arc<Budget>>,
     breaker: Option<Arc<Breaker>>,
+    rate: Option<Arc<Rate>>,
     endpoint_breakers: HashMap<SocketAddr, Arc<Breaker>>,
     metrics: Arc<CalleeMetrics>,
 }
@@ -64,6 +66,7 @@ impl Carried {
                 endpoints: None,
                 policy: None,
                 breaker: None,
+                rate: None,
                 faults: Box::default(),
                 gate: Gate::new(bulkhead::Limits::NONE),
                 metrics: registry.callee(direction, "unknown", None),
@@ -139,6 +142,7 @@ impl Carried {
         let endpoints = port.endpoints.as_deref();
         let breaker = policy.and_then(|(_, policy)| policy.circuit_breaker.as_ref()).map(breaker::Limits::from);
         let endpoints = state.breakers(breaker, endpoints, now);
+        state.limit_rate(policy.and_then(|(_, policy)| policy.rate_limit), now);
         let policy = policy.map(|(name, policy)| state.policy(name, policy, now));
         let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
         let callee = Callee {
@@ -147,6 +151,7 @@ impl Carried {
             endpoints,
             policy,
             breaker: state.breaker.clone(),
+            rate: state.rate.clone(),
             faults: faults.collect(),
             gate: Arc::clone(&state.gate),
             metrics: Arc::clone(&state.metrics),
@@ -161,7 +166,7 @@ impl Carried {
         let gate = Gate::new(bulkhead::Limits::NONE);
         let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
         metrics.watch_gate(Some(Arc::clone(&gate)));
-        State { id, gate, budget: None, breaker: None, endpoint_breakers: HashMap::new(), metrics }
+        State { id, gate, budget: None, breaker: None, rate: None, endpoint_breakers: HashMap::new(), metrics }
     }
 
     fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
@@ -202,6 +207,12 @@ impl State {
             endpoints: self.endpoint_breakers.values().cloned().collect(),
         });
         endpoints.map(Endpoints::new)
+    }
+
+    fn limit_rate(&mut self, limit: Option<spec::RateLimit>, now: Instant) {
+        if self.rate.as_ref().map(|rate| rate.limit()) != limit {
+            self.rate = limit.map(|limit| Arc::new(Rate::new(limit, now)));
+        }
     }
 
     fn policy(&mut self, name: &str, policy: &wire::Policy, now: Instant) -> Policy {

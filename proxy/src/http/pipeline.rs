@@ -116,6 +116,10 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
         call.link.first_try.set(None);
         return Err(reason);
     }
+    call.callee.take(Instant::now()).map_err(|refused| {
+        call.retry_after = refused.retry_after;
+        refused.reason
+    })?;
     let need = if version == Version::HTTP_2 { Need::Stream } else { Need::Exchange };
     let permit = match call.callee.gate.try_acquire(need) {
         Some(permit) => Ok(permit),

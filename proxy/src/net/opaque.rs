@@ -62,9 +62,10 @@ pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
 /// Forwards a connection to its end. `prefix` was read from the caller already; `dialled` is used if it is there.
 pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefix: Bytes, dialled: Option<Dialled>) {
     let started = Instant::now();
-    let dialled = match dialled {
-        Some(dialled) => Ok(dialled),
-        None => dial(link, callee).await,
+    let dialled = match (callee.take(started), dialled) {
+        (Err(refused), _) => Err(refused.reason),
+        (Ok(()), Some(dialled)) => Ok(dialled),
+        (Ok(()), None) => dial(link, callee).await,
     };
     let Dialled { mut stream, opened, permit, admitted, .. } = match dialled {
         Ok(dialled) => dialled,

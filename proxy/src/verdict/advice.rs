@@ -100,6 +100,13 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         ),
     ),
     (
+        Reason::RateLimited,
+        advise(
+            "The caller has sent more requests than its rate limit allows. The callee saw nothing.",
+            "Find out what the caller sends so often; if it is right to, raise `rateLimit`.",
+        ),
+    ),
+    (
         Reason::BulkheadFull,
         advise(
             "The bulkhead is full and as many requests wait as may. The callee saw nothing.",

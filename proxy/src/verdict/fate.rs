@@ -13,6 +13,8 @@ pub enum Fate {
     Failed,
     /// A clock ran out.
     TimedOut,
+    /// The rate limit let it not in.
+    RefusedByRateLimit,
     /// The bulkhead let it not in.
     RefusedByBulkhead,
     /// The breaker let it not through.
@@ -28,11 +30,12 @@ pub enum Fate {
 }
 
 /// All fates, for tables indexed by `Fate as usize`.
-pub const FATES: [Fate; 10] = [
+pub const FATES: [Fate; 11] = [
     Fate::Succeeded,
     Fate::SucceededAfterRetry,
     Fate::Failed,
     Fate::TimedOut,
+    Fate::RefusedByRateLimit,
     Fate::RefusedByBulkhead,
     Fate::RefusedByBreaker,
     Fate::Injected,
@@ -73,6 +76,7 @@ impl Fate {
             Self::SucceededAfterRetry => "succeeded_after_retry",
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
+            Self::RefusedByRateLimit => "refused_by_rate_limit",
             Self::RefusedByBulkhead => "refused_by_bulkhead",
             Self::RefusedByBreaker => "refused_by_breaker",
             Self::Injected => "injected",
@@ -86,7 +90,7 @@ impl Fate {
 impl Fate {
     /// Whether a limit of the caller's policy refused it before anything was sent.
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::RefusedByBulkhead | Self::RefusedByBreaker)
+        matches!(self, Self::RefusedByRateLimit | Self::RefusedByBulkhead | Self::RefusedByBreaker)
     }
 }
 
@@ -111,6 +115,7 @@ impl From<Reason> for Fate {
             | Reason::IdleTimeout
             | Reason::DeadlineExceeded
             | Reason::DeadlineSpent => Self::TimedOut,
+            Reason::RateLimited => Self::RefusedByRateLimit,
             Reason::BulkheadFull | Reason::BulkheadTimeout => Self::RefusedByBulkhead,
             Reason::BreakerOpen => Self::RefusedByBreaker,
             Reason::FaultAbort | Reason::FaultReset => Self::Injected,

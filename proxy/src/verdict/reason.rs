@@ -25,6 +25,8 @@ pub enum Reason {
     DeadlineExceeded,
     /// The caller's own deadline had passed before anything was sent.
     DeadlineSpent,
+    /// The caller has sent too many requests.
+    RateLimited,
     /// The bulkhead and its queue are full.
     BulkheadFull,
     /// The request waited in the bulkhead's queue as long as it may.
@@ -83,7 +85,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 28] = [
+pub const REASONS: [Reason; 29] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -94,6 +96,7 @@ pub const REASONS: [Reason; 28] = [
     Reason::IdleTimeout,
     Reason::DeadlineExceeded,
     Reason::DeadlineSpent,
+    Reason::RateLimited,
     Reason::BulkheadFull,
     Reason::BulkheadTimeout,
     Reason::BreakerOpen,
@@ -153,6 +156,8 @@ static SAID: [Said; REASONS.len()] = {
             "the request was not complete within the caller's own deadline"),
         said("deadline_spent", "proxy_internal_response", S::GATEWAY_TIMEOUT, 4, Caller,
             "the caller's own deadline had passed before the request could be sent"),
+        said("rate_limited", "connection_limit_reached", S::TOO_MANY_REQUESTS, 8, CallerPolicy,
+            "the caller has sent more requests than its rate limit allows"),
         said("bulkhead_full", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,
             "the callee's bulkhead is full and as many requests wait as may"),
         said("bulkhead_timeout", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CallerPolicy,

@@ -10,6 +10,7 @@ mod layers;
 mod lifecycle;
 mod malformed;
 mod protocols;
+mod rate_limits;
 mod recorder;
 mod retries;
 mod slow_callers;

@@ -251,9 +251,17 @@ impl Seen {
     }
 }
 
-/// An address that was free a moment ago.
+/// An address that nobody listens at, and no connection will begin at: below the ports that the kernel hands out.
 pub(crate) fn free_address() -> SocketAddr {
-    StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = std::process::id() as usize * 131;
+    loop {
+        let port = 10_000 + (first + NEXT.fetch_add(1, SeqCst)) % 20_000;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port).unwrap()));
+        if StdListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// One request over HTTP/1 on a connection of its own.

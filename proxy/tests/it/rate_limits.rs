@@ -1,0 +1,68 @@
+//! What one caller may send over time.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use super::support::{Callee, Mesh, call_h2, counts, h2_request};
+
+/// A bucket that fills up so slowly that nothing comes in while a test runs.
+fn policy() -> serde_json::Value {
+    json!({"rateLimit": {"requestsPerSecond": 1, "burst": 3}, "retries": {"maxRetries": 2, "backoff": {"base": "0s", "max": "0s"}}})
+}
+
+#[tokio::test]
+async fn who_sends_too_much_is_told_when_to_come_back() {
+    let callee = Callee::answering(&[503, 503, 503, 200]).await;
+    let mesh = Mesh::new(&[callee.address], policy());
+    for _ in 0..3 {
+        assert!(!mesh.get("/").await.has_reason("rate_limited"), "tries do not count");
+    }
+    let sent = callee.requests();
+    assert!(sent > 3, "{sent}");
+    let refused = mesh.get("/").await;
+    assert_eq!((refused.status.as_u16(), &refused.headers["retry-after"]), (429, &"1".parse().unwrap()));
+    let said = refused.verdict();
+    assert!(
+        said.contains("firebreak-reason=rate_limited; firebreak-domain=caller_policy; firebreak-attempts=0;"),
+        "{said}"
+    );
+    assert!(refused.took < Duration::from_secs(1));
+    assert_eq!(callee.requests(), sent, "the callee saw nothing");
+    assert_eq!(mesh.fates(4).await["refused_by_rate_limit"], 1);
+    let grpc =
+        call_h2(mesh.address, h2_request("/shop.Cart/Add").header("content-type", "application/grpc")).await.unwrap();
+    assert_eq!(grpc.headers["grpc-status"], "8");
+}
+
+#[tokio::test]
+async fn a_bucket_outlives_changes_that_do_not_concern_it() {
+    let callee = Callee::answering(&[200]).await;
+    let mut mesh = Mesh::new(&[callee.address], policy());
+    for _ in 0..3 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+    mesh.change(|config| config["entries"][1]["body"]["timeouts"] = json!({"request": "9s"}));
+    assert_eq!(mesh.get("/").await.status, 429);
+    mesh.change(|config| config["entries"][1]["body"]["rateLimit"]["burst"] = json!(4));
+    assert_eq!(mesh.get("/").await.status, 200);
+    mesh.change(|config| drop(config["entries"][1]["body"].as_object_mut().unwrap().remove("rateLimit")));
+    for _ in 0..10 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_http_counts_as_one() {
+    let callee = Callee::answering(&[200]).await;
+    let mesh = Mesh::with(&[callee.address], json!({"protocol": "Tcp"}), &[("TrafficPolicy", policy())]);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(TcpStream::connect(mesh.address).await.unwrap());
+    }
+    let mut fourth = TcpStream::connect(mesh.address).await.unwrap();
+    let error = fourth.read(&mut [0]).await.expect_err("reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(mesh.fates(1).await, counts(&[("refused_by_rate_limit", 1)]));
+}
