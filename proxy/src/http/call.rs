@@ -181,9 +181,6 @@ impl Call {
             return;
         }
         self.permit = None;
-        if let (Some(entered), Fate::Cancelled | Fate::TimedOut) = (&mut self.entered, fate) {
-            entered.unanswered();
-        }
         let outcome = match reason {
             None => Some(Outcome::Passed),
             Some(Reason::CalleeError | Reason::ResponseIncomplete) => Some(Outcome::Failed),

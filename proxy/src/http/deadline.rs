@@ -30,13 +30,16 @@ pub fn left(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
 pub fn tell(headers: &mut HeaderMap, grpc: bool, left: Duration) {
     // Rounded up: a callee that is given 0 has no time at all.
     let millis = left.as_nanos().div_ceil(1_000_000);
-    let value = HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX));
+    let value = HeaderValue::from(u64::try_from(millis.min(LONGEST)).unwrap_or_default());
     if headers.contains_key(ENVOY_TIMEOUT) {
         headers.insert(ENVOY_TIMEOUT, value.clone());
     }
     if grpc {
-        let text =
-            if millis <= LONGEST { format!("{millis}m") } else { format!("{}S", left.as_secs().min(99_999_999)) };
+        let text = if millis <= LONGEST {
+            format!("{}m", millis.max(1))
+        } else {
+            format!("{}S", left.as_secs().min(99_999_999))
+        };
         // Digits and a letter are a valid value.
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(GRPC_TIMEOUT, value);

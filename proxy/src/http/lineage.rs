@@ -11,13 +11,12 @@
 //!    (`firebreak-retry: no`), and the layer above does not retry either.
 
 use std::{
-    collections::{VecDeque, hash_map::RandomState},
+    collections::hash_map::RandomState,
     hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use hashbrown::HashMap;
@@ -38,10 +37,7 @@ const SHARDS: usize = 64;
 
 type Trace = [u8; 16];
 
-/// How long a request stays known that ended without an answer and had a deadline: an application that has not noticed goes on
-/// calling on its behalf. And of how many in each shard, at most.
-const LATE: Duration = Duration::from_secs(10);
-const MOST_LATE: usize = 256;
+type Shard = HashMap<Trace, Vec<Arc<Origin>>>;
 
 /// The requests of callers that are under way and about which calls of the application need to know something.
 #[derive(Debug)]
@@ -51,13 +47,6 @@ pub struct Lineage {
     began: Instant,
     /// When retries that belong to no known request last failed: nanoseconds since `began`, and one more.
     failed: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    origins: HashMap<Trace, Vec<Arc<Origin>>>,
-    /// Those that have ended, and until when they stay, the first to go first.
-    late: VecDeque<(Instant, Arc<Origin>)>,
 }
 
 /// A caller's request.
@@ -79,7 +68,6 @@ struct Origin {
 pub struct Entered {
     lineage: Arc<Lineage>,
     origin: Arc<Origin>,
-    unanswered: bool,
 }
 
 /// What a call of the application has from the request that it belongs to.
@@ -103,26 +91,25 @@ impl Default for Lineage {
 }
 
 impl Lineage {
-    /// A caller's request begins. `None` if nothing of it concerns other calls.
+    /// A caller's request begins. `None` if nothing of it can concern other calls. One that has only a trace is entered too, so that
+    /// its calls do not inherit from another of the same trace.
     pub fn enter(
         self: &Arc<Self>,
         headers: &HeaderMap,
         arrived: Instant,
         deadline: Option<Instant>,
     ) -> Option<Entered> {
-        let attempt = headers.get(FIREBREAK_ATTEMPT);
-        if attempt.is_none() && deadline.is_none() {
+        let (attempt, trace) = (headers.get(FIREBREAK_ATTEMPT), trace(headers));
+        if attempt.is_none() && deadline.is_none() && trace.is_none() {
             return None;
         }
         let attempt = attempt.map_or(0, attempt_number);
         let (forwarded, failed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let origin = Arc::new(Origin { trace: trace(headers), arrived, deadline, attempt, forwarded, failed });
+        let origin = Arc::new(Origin { trace, arrived, deadline, attempt, forwarded, failed });
         if let Some(trace) = origin.trace {
-            let mut shard = self.shard(&trace).lock();
-            shard.forget_late(arrived);
-            shard.origins.entry(trace).or_default().push(Arc::clone(&origin));
+            self.shard(&trace).lock().entry(trace).or_default().push(Arc::clone(&origin));
         }
-        Some(Entered { lineage: Arc::clone(self), origin, unanswered: false })
+        Some(Entered { lineage: Arc::clone(self), origin })
     }
 
     /// What a call with these headers inherits. Where several requests of one trace are under way it may be any of theirs: the
@@ -130,7 +117,7 @@ impl Lineage {
     pub fn of(&self, headers: &HeaderMap) -> Inherited {
         let Some(trace) = trace(headers) else { return Inherited::default() };
         let shard = self.shard(&trace).lock();
-        let Some(origins) = shard.origins.get(&trace) else { return Inherited::default() };
+        let Some(origins) = shard.get(&trace) else { return Inherited::default() };
         for origin in origins {
             origin.forwarded.store(true, Relaxed);
         }
@@ -143,7 +130,7 @@ impl Lineage {
     /// A call with these headers has failed, and trying again has not helped or is not to be tried.
     pub fn failed(&self, headers: &HeaderMap) {
         if let Some(trace) = trace(headers)
-            && let Some(origins) = self.shard(&trace).lock().origins.get(&trace)
+            && let Some(origins) = self.shard(&trace).lock().get(&trace)
         {
             for origin in origins {
                 origin.failed.store(true, Relaxed);
@@ -164,29 +151,7 @@ impl Lineage {
     }
 }
 
-impl Shard {
-    fn remove(&mut self, origin: &Arc<Origin>) {
-        let Some(trace) = origin.trace else { return };
-        let Some(origins) = self.origins.get_mut(&trace) else { return };
-        origins.retain(|other| !Arc::ptr_eq(other, origin));
-        if origins.is_empty() {
-            self.origins.remove(&trace);
-        }
-    }
-
-    fn forget_late(&mut self, now: Instant) {
-        while let Some((_, origin)) = self.late.pop_front_if(|(until, _)| *until <= now) {
-            self.remove(&origin);
-        }
-    }
-}
-
 impl Entered {
-    /// It ended without an answer. If it had a deadline, that goes on to hold for what the application calls.
-    pub fn unanswered(&mut self) {
-        self.unanswered = self.origin.deadline.is_some();
-    }
-
     /// Whether retries on its behalf have failed: its own, if the application forwards traces, or else any of this pod since it
     /// arrived.
     pub fn has_failed_below(&self) -> bool {
@@ -208,10 +173,11 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let Some(trace) = self.origin.trace else { return };
         let mut shard = self.lineage.shard(&trace).lock();
-        if self.unanswered && shard.late.len() < MOST_LATE {
-            return shard.late.push_back((Instant::now() + LATE, Arc::clone(&self.origin)));
+        let Some(origins) = shard.get_mut(&trace) else { return };
+        origins.retain(|origin| !Arc::ptr_eq(origin, &self.origin));
+        if origins.is_empty() {
+            shard.remove(&trace);
         }
-        shard.remove(&self.origin);
     }
 }
 

@@ -143,7 +143,8 @@ impl Sending<'_> {
         if let Some(budget) = self.plan.retries.as_ref().and(budget.as_ref()) {
             budget.request(self.call.started);
         }
-        let mut admitted = self.pass_breakers()?;
+        // What is left alone here is to be left alone by those above.
+        let mut admitted = self.pass_breakers().inspect_err(|_| self.give_up_retrying())?;
         loop {
             self.call.attempts += 1;
             let outcome = self.bounded_try(admitted).await;
@@ -184,7 +185,7 @@ impl Sending<'_> {
     /// How long to wait before another try; `None` if there is not to be one.
     fn pause_before_another(&self, outcome: &Result<Got, Reason>) -> Option<Duration> {
         let answer = if let Ok(Got::Answer(answer)) = outcome { Some(answer) } else { None };
-        let told_by_layer = answer.is_some_and(|answer| lineage::is_final(answer.response.headers()));
+        let told_by_layer = answer.is_some_and(|answer| self.is_final(answer));
         let retries = self.plan.retries.as_ref().filter(|retries| {
             let repeatable = retries.repeatable(&self.head.method, &self.head.headers);
             retries.wants(brought(outcome, self.call), repeatable)
@@ -196,8 +197,18 @@ impl Sending<'_> {
         pause
     }
 
+    /// Whether the callee's proxy says in a failed answer that another try would not help. An application is not asked.
+    fn is_final(&self, answer: &Answer) -> bool {
+        let (status, headers) = (answer.response.status(), answer.response.headers());
+        let grpc = if self.call.grpc { grpc::status(headers) } else { None };
+        self.call.link.direction == Direction::Outbound && reply::is_failure(status, grpc) && lineage::is_final(headers)
+    }
+
     /// Those above are to know that trying again has not helped.
     fn give_up_retrying(&self) {
+        if self.call.link.direction == Direction::Inbound {
+            return;
+        }
         self.call.link.worker.common.lineage.failed(&self.head.headers);
     }
 
@@ -241,7 +252,9 @@ impl Sending<'_> {
             return Ok(Admitted::default());
         }
         let now = Instant::now();
-        let end = self.plan.clocks.attempt_end(now, self.call.request_end).map(|end| end.at);
+        // A probe may take as long as the policy says, whatever the caller's own deadline.
+        let by_policy = self.plan.clocks.request_end(self.call.started);
+        let end = self.plan.clocks.attempt_end(now, by_policy).map(|end| end.at);
         let admitted = self.call.callee.admit(self.last_endpoint, now, end).map_err(|refused| {
             self.call.retry_after = refused.retry_after;
             refused.reason
@@ -266,14 +279,18 @@ impl Sending<'_> {
             Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
             Brought::Response { .. } => Outcome::Passed,
             Brought::Nothing { reason: Reason::RequestTimeout, .. } if cut => return,
-            // How long that is was the caller's choice alone, unless the policy has a word for what is too long.
-            Brought::Nothing { reason: Reason::DeadlineExceeded, .. } if cut || self.plan.clocks.attempt.is_none() => {
-                return;
-            }
+            // How long that is was the caller's choice, unless it was nearly as long as the policy gives.
+            Brought::Nothing { reason: Reason::DeadlineExceeded, .. } if !self.had_its_time(began) => return,
             Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
             Brought::Nothing { .. } => return,
         };
         admitted.ended(verdict, Instant::now());
+    }
+
+    /// Whether a try that began at `began` has had nearly all of the time that the policy gives one.
+    fn had_its_time(&self, began: Instant) -> bool {
+        let clocks = self.plan.clocks;
+        clocks.attempt.or(clocks.request).is_some_and(|time| began.elapsed() >= time.mul_f64(0.9))
     }
 
     async fn bounded_try(&mut self, admitted: Admitted) -> Result<Got, Reason> {

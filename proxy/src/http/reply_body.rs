@@ -145,7 +145,8 @@ impl Tail {
 
     /// The callee's answer goes no further. A gRPC call is told so by a status in its trailers, anything else by a cut.
     fn broken(mut self, reason: Reason) -> Ending {
-        let trailers = self.call.grpc.then(|| own_trailers(&self.call, reason));
+        // On HTTP/1 nobody would see trailers, and the part would look like the whole.
+        let trailers = (self.call.grpc && self.call.link.multiplexed).then(|| own_trailers(&self.call, reason));
         self.call.failed(reason);
         if trailers.is_none() {
             self.call.link.cut();

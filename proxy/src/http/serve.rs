@@ -30,7 +30,7 @@ use crate::{
 pub const MAX_HEAD: usize = 64 * 1024;
 /// HTTP/2: largest head that is read, so that one of more than [`MAX_HEAD`] can be refused in our own words. It is what our SETTINGS
 /// say; to a caller that sends more all the same, the library answers for itself.
-const MAX_HEAD_READ: u32 = 1 << 20;
+const MAX_HEAD_READ: u32 = 128 * 1024;
 
 /// HTTP/2: streams that a caller may have open at once on a connection.
 const MAX_STREAMS: u32 = 256;

@@ -28,6 +28,8 @@ pub fn switch(mut call: Call, clocks: Clocks, caller: OnUpgrade, answer: Answer)
     prepare_response(&mut head, true);
     call.status = Some(head.status);
     call.link.moments.upgrade();
+    // Its time ended with the handshake: what the application does from now on is not on behalf of a request.
+    call.entered = None;
     let counted = call.link.worker.common.connections.count();
     spawn_local(async move {
         let ends = tokio::try_join!(caller, callee);

@@ -46,7 +46,8 @@ pub enum Kind {
     Outbound,
     /// Redirected on its way into the pod.
     Inbound,
-    /// On its way to the application that listens here, where nothing redirects: callers use the proxy's address.
+    /// On its way to the application that listens here, where nothing redirects and callers use the proxy's address: what tests
+    /// of several pods on one machine do.
     Before(SocketAddr),
     /// Local mode: the address that was called is ours.
     Local,

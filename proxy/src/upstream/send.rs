@@ -216,7 +216,10 @@ impl Target<'_> {
         }
         self.worker.give_up_idle(self.callee.id);
         let permit = self.callee.gate.acquire(Need::Shared, self.end.map(|end| end.at)).await;
-        permit.map(Some).map_err(Reason::from)
+        permit.map(Some).map_err(|refused| match (Reason::from(refused), self.end) {
+            (Reason::RequestTimeout, Some(end)) => end.reason,
+            (reason, _) => reason,
+        })
     }
 
     fn key(&self) -> Key {
