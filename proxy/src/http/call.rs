@@ -31,6 +31,10 @@ use crate::{
     verdict::{Domain, Fate, Reason, proxy_status::Member},
 };
 
+/// How much longer than its caller the proxy beside the callee waits: the caller's own proxy is to say the last word, in its own
+/// terms, and takes the request back when it does.
+const LAST_WORD: Duration = Duration::from_millis(250);
+
 /// A request that is under way.
 #[derive(Debug)]
 pub struct Call {
@@ -111,6 +115,8 @@ impl Call {
                 inherited.deadline
             }
         };
+        let own = own
+            .map(|at| if self.link.direction == Direction::Inbound && at > self.started { at + LAST_WORD } else { at });
         let travelling = [own, inherited].into_iter().flatten().min();
         let travelling = travelling.map(|at| End { at, reason: Reason::DeadlineExceeded });
         self.request_end = nearest(by_policy, travelling);

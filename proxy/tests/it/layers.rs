@@ -275,3 +275,17 @@ async fn a_layer_without_retries_passes_on_what_the_others_say() {
     assert_eq!(told.recv().await.unwrap()["firebreak-attempt"], "1/1");
     assert_eq!((seen.status.as_u16(), &seen.headers["firebreak-retry"]), (503, &"no".parse().unwrap()));
 }
+
+#[tokio::test]
+async fn beside_the_callee_the_caller_has_the_last_word() {
+    let hanging = Callee::hanging().await;
+    let inbound = free_address();
+    let settings = Settings { redirected: vec![(inbound, Kind::Before(hanging.address))], ..Settings::default() };
+    let beside = Mesh::set(settings, &[hanging.address], json!({"protocol": "Http"}), &[]);
+    let caller = Mesh::new(&[inbound], json!({"timeouts": {"request": "100ms"}}));
+    assert!(caller.get("/").await.has_reason("request_timeout"));
+    assert_eq!(beside.fates(1).await, counts(&[("cancelled", 1)]));
+    let request = Request::get("/").header("host", "a").header("firebreak-deadline-ms", "50");
+    let seen = call(inbound, request.body(Body::default()).unwrap()).await.unwrap();
+    assert!(seen.has_reason("deadline_exceeded") && seen.took > Duration::from_millis(250), "{}", seen.verdict());
+}
