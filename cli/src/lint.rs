@@ -60,7 +60,8 @@ pub(crate) fn run(args: &LintArgs) -> anyhow::Result<ExitCode> {
     let sources = manifest::read(&args.paths)?;
     let mut report = check(&Manifests::parse(&sources))?;
     if args.strict {
-        report.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
+        let warnings = report.findings.iter_mut().filter(|finding| finding.severity == Severity::Warning);
+        warnings.for_each(|finding| finding.severity = Severity::Error);
     }
     let mut out = anstream::stdout().lock();
     let printed = if args.json { print::json(&mut out, &report) } else { print::people(&mut out, &report) };
@@ -140,9 +141,15 @@ fn typed(document: &Document, value: &Value, findings: &mut Vec<Finding>) -> Opt
     };
     match &spec {
         Err(message) => findings.push(Finding::of(document, Severity::Error, "spec", message.clone())),
-        Ok(Spec::Policy(policy)) => findings.extend(spec::warnings(policy).into_iter().map(|warning| {
-            Finding::of(document, Severity::Warning, &manifest::field("spec", &warning.field), warning.message)
-        })),
+        Ok(Spec::Policy(policy)) => {
+            let found =
+                [(Severity::Warning, spec::warnings(policy)), (Severity::Note, spec::without_endpoints(policy))];
+            findings.extend(
+                found.into_iter().flat_map(|(severity, found)| found.into_iter().map(move |it| (severity, it))).map(
+                    |(severity, it)| Finding::of(document, severity, &manifest::field("spec", &it.field), it.message),
+                ),
+            );
+        }
         Ok(Spec::Fault(_)) => {}
     }
     spec.ok()

@@ -4,6 +4,7 @@
 //! its policy field by field and a default filled in by the API server could not be told from a choice. Defaults live in
 //! [`defaults`] and are applied where a policy is put in force.
 
+pub mod balance;
 pub mod breaker;
 pub mod bulkhead;
 pub mod defaults;
@@ -24,6 +25,7 @@ pub mod warnings;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    balance::{Algorithm, HashKey, LoadBalancing},
     breaker::{CircuitBreaker, FailureRate, Force, HalfOpen, OpenFor, Recovery, SlowCalls, TripOn},
     bulkhead::Bulkhead,
     duration::Duration,
@@ -36,10 +38,10 @@ pub use self::{
     selector::{Callers, Expression, LabelSelector, Labels, Operator},
     target::{TargetKind, TargetRef},
     timeout::Timeouts,
-    warnings::{Warning, warnings},
+    warnings::{Warning, warnings, without_endpoints},
 };
 
-/// How callers treat a Service: its timeouts, retries, breaker and bulkhead, with exceptions for some requests.
+/// How callers treat a Service: its timeouts, retries, breaker, bulkhead and balancing, with exceptions for some requests.
 ///
 /// A policy in the Service's own namespace applies to every caller that carries the proxy. A policy in another namespace
 /// names the Service's namespace in its targetRef, applies only to callers in its own namespace, and wins there.
@@ -97,6 +99,9 @@ pub struct TrafficPolicySpec {
     /// How much of each caller one callee may take. Left out: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulkhead: Option<Bulkhead>,
+    /// Which endpoint a try goes to, where endpoints are known. Left out: one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
     /// How many requests each caller may send a callee over time. Left out: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use firebreak_crds::{
     spec::{
-        Abort, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Duration, Expression, FailureRate, Fault,
-        Force, HalfOpen, HttpMatch, LabelSelector, Methods, OpenFor, Operator, PathMatch, Percent, RateLimit, Recovery,
-        Retries, Route, SlowCalls, Timeouts, TripOn, ValueMatch,
+        Abort, Algorithm, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Duration, Expression,
+        FailureRate, Fault, Force, HalfOpen, HashKey, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor,
+        Operator, PathMatch, Percent, RateLimit, Recovery, Retries, Route, SlowCalls, Timeouts, TripOn, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -115,6 +115,19 @@ fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
     )
 }
 
+fn load_balancing() -> impl Strategy<Value = LoadBalancing> {
+    let algorithm = select(vec![
+        Algorithm::PeakEwma,
+        Algorithm::LeastRequest,
+        Algorithm::RoundRobin,
+        Algorithm::Random,
+        Algorithm::Hash,
+    ]);
+    let hash = either().prop_map(|(header, cookie)| HashKey { header, cookie });
+    (option::of(algorithm), option::of(hash), option::of(duration()))
+        .prop_map(|(algorithm, hash, slow_start)| LoadBalancing { algorithm, hash, slow_start })
+}
+
 fn either() -> impl Strategy<Value = (Option<String>, Option<String>)> {
     ("[ -~]{0,20}", any::<bool>()).prop_map(|(text, exact)| if exact { (Some(text), None) } else { (None, Some(text)) })
 }
@@ -148,13 +161,16 @@ fn policy() -> impl Strategy<Value = Policy> {
     let rate = (1u32..1_000, option::of(1u32..1_000))
         .prop_map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst });
     let clocks = (option::of(timeouts()), option::of(retries()));
-    (option::of(selector()), clocks, breaker, bulkhead, option::of(rate), vec(route, 0..3)).prop_map(
-        |(from, (timeouts, retries), circuit_breaker, bulkhead, rate_limit, routes)| Policy {
+    let limits = (bulkhead, option::of(rate));
+    let balancing = option::of(load_balancing());
+    (option::of(selector()), clocks, breaker, limits, balancing, vec(route, 0..3)).prop_map(
+        |(from, (timeouts, retries), circuit_breaker, (bulkhead, rate_limit), load_balancing, routes)| Policy {
             from,
             timeouts,
             retries,
             circuit_breaker,
             bulkhead,
+            load_balancing,
             rate_limit,
             routes,
         },

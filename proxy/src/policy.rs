@@ -1,6 +1,7 @@
 //! The protections, each in a file of its own: a compiled form, and the decisions it takes. No I/O, no tasks; time is
 //! passed in, so that a test owns it.
 
+pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;

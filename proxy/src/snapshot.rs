@@ -5,22 +5,16 @@
 //! `Arc`s that the compiler carries from one snapshot to the next by name, so that a config change which does not concern
 //! a callee does not touch its state.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use firebreak_crds::wire::Protocol;
 use hashbrown::HashMap;
-use http::request::Parts;
+use http::{HeaderMap, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
     policy::{
+        balance::{Chosen, Endpoints, NoEndpoint, Placed},
         breaker::{Breaker, Outcome, Refused, Ticket},
         budget::Budget,
         bulkhead::Gate,
@@ -72,22 +66,6 @@ pub struct Callee {
     pub metrics: Arc<CalleeMetrics>,
 }
 
-/// The places where a callee runs, with a turn that all workers share.
-#[derive(Debug)]
-pub struct Endpoints {
-    list: Box<[Endpoint]>,
-    turn: AtomicUsize,
-}
-
-/// One place where a callee runs.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Where to connect to.
-    pub address: SocketAddr,
-    /// Its breaker, if the policy has one.
-    pub breaker: Option<Arc<Breaker>>,
-}
-
 /// Where a try goes, and what is to be told of its outcome.
 #[derive(Debug, Default)]
 pub struct Admitted {
@@ -97,6 +75,8 @@ pub struct Admitted {
     pub service: Option<Ticket>,
     /// Of the endpoint's.
     pub at_endpoint: Option<Ticket>,
+    /// Its place among what the endpoint has to do.
+    pub placed: Option<Placed>,
 }
 
 /// Why a try goes nowhere.
@@ -163,19 +143,23 @@ impl Policy {
 }
 
 impl Admitted {
+    /// A connection is there, and the callee may have to wait for what it is to be asked.
+    pub fn connected(&mut self, now: Instant) {
+        self.tickets().for_each(|ticket| ticket.answered(now));
+        self.placed.iter_mut().for_each(|placed| placed.connected(now));
+    }
+
     /// The head of the response has come, and its status will only at the end.
     pub fn answered(&mut self, now: Instant) {
         self.tickets().for_each(|ticket| ticket.answered(now));
+        self.placed.iter_mut().for_each(|placed| placed.answered(now));
     }
 
-    /// Says what became of the try.
-    pub fn ended(self, outcome: Outcome, now: Instant) {
-        [self.service, self.at_endpoint].into_iter().flatten().for_each(|ticket| ticket.ended(outcome, now));
-    }
-
-    /// Whether nobody is to be told.
-    pub fn is_empty(&self) -> bool {
-        self.service.is_none() && self.at_endpoint.is_none()
+    /// Says what became of the try. The endpoint has to do with it until this is dropped: its response may be under way.
+    pub fn ended(&mut self, outcome: Outcome, now: Instant) {
+        let tickets = [self.service.take(), self.at_endpoint.take()];
+        tickets.into_iter().flatten().for_each(|ticket| ticket.ended(outcome, now));
+        self.placed.iter_mut().for_each(|placed| placed.ended(outcome, now));
     }
 
     fn tickets(&mut self) -> impl Iterator<Item = &mut Ticket> {
@@ -186,6 +170,15 @@ impl Admitted {
 impl From<Refused> for NotAdmitted {
     fn from(refused: Refused) -> Self {
         Self { reason: Reason::BreakerOpen, retry_after: Some(refused.retry_after) }
+    }
+}
+
+impl From<NoEndpoint> for NotAdmitted {
+    fn from(none: NoEndpoint) -> Self {
+        match none {
+            NoEndpoint::Empty => Self { reason: Reason::NoEndpoints, retry_after: None },
+            NoEndpoint::Refused(refused) => Self::from(refused),
+        }
     }
 }
 
@@ -201,116 +194,27 @@ impl Callee {
             .map_err(|wait| NotAdmitted { reason: Reason::RateLimited, retry_after: Some(wait) })
     }
 
-    /// Asks the breakers for a try at `now` that must have its answer by `end`, at another endpoint than `last` if there is
-    /// another.
+    /// What of a request names its endpoint, if anything does.
+    pub fn hash_key(&self, headers: &HeaderMap) -> Option<u64> {
+        self.endpoints.as_ref().and_then(|endpoints| endpoints.key(headers))
+    }
+
+    /// Asks the breakers for a try at `now` that must have its answer by `end`, at the endpoint that `key` names, or another
+    /// than `last` if there is another.
     ///
     /// # Errors
     /// When the callee is to be left alone, or there is no endpoint.
-    pub fn admit(&self, last: Option<SocketAddr>, now: Instant, end: Option<Instant>) -> Result<Admitted, NotAdmitted> {
-        let service = self.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose()?;
-        let Some(endpoints) = &self.endpoints else { return Ok(Admitted { service, ..Admitted::default() }) };
-        let (address, at_endpoint) = endpoints.next(last, now, end)?;
-        Ok(Admitted { endpoint: Some(address), service, at_endpoint })
-    }
-}
-
-impl Endpoints {
-    /// Endpoints in the order of the config.
-    pub fn new(list: Box<[Endpoint]>) -> Self {
-        Self { list, turn: AtomicUsize::new(0) }
-    }
-
-    /// The next endpoint in turn whose breaker admits a try, another than `last` if there is another.
-    ///
-    /// # Errors
-    /// When there is none.
-    fn next(
+    pub fn admit(
         &self,
+        key: Option<u64>,
         last: Option<SocketAddr>,
         now: Instant,
         end: Option<Instant>,
-    ) -> Result<(SocketAddr, Option<Ticket>), NotAdmitted> {
-        let count = self.list.len();
-        let first = self.turn.fetch_add(1, Relaxed) % count.max(1);
-        let in_turn = || self.list[first..].iter().chain(&self.list[..first]);
-        let others = in_turn().filter(|endpoint| Some(endpoint.address) != last);
-        let again = in_turn().filter(|endpoint| Some(endpoint.address) == last);
-        let mut refusal = NotAdmitted { reason: Reason::NoEndpoints, retry_after: None };
-        for endpoint in others.chain(again) {
-            match endpoint.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
-                Ok(ticket) => return Ok((endpoint.address, ticket)),
-                Err(refused) => {
-                    let soonest =
-                        refusal.retry_after.map_or(refused.retry_after, |other| other.min(refused.retry_after));
-                    refusal = NotAdmitted::from(Refused { retry_after: soonest });
-                }
-            }
-        }
-        // All are open, or recovering: how much a callee gets of which that is true is for its own breaker to say, which
-        // recovers too. Two shares of a tenth would be a hundredth.
-        in_turn()
-            .find_map(|endpoint| Some((endpoint.address, endpoint.breaker.as_ref()?.admit_beyond_share(now)?)))
-            .map(|(address, ticket)| (address, Some(ticket)))
-            .ok_or(refusal)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::breaker;
-
-    fn endpoints(ports: std::ops::RangeInclusive<u16>) -> Endpoints {
-        Endpoints::new(ports.map(|port| Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None }).collect())
-    }
-
-    fn next(endpoints: &Endpoints, last: Option<u16>) -> Result<u16, NotAdmitted> {
-        let last = last.map(|port| ([127, 0, 0, 1], port).into());
-        endpoints.next(last, Instant::now(), None).map(|(address, _)| address.port())
-    }
-
-    #[test]
-    fn endpoints_take_turns_and_a_retry_goes_elsewhere() {
-        let three = endpoints(1..=3);
-        let turns: Vec<_> = (0..6).map(|_| next(&three, None).unwrap()).collect();
-        assert_eq!(turns, [1, 2, 3, 1, 2, 3]);
-        for _ in 0..6 {
-            assert_ne!(next(&three, Some(2)), Ok(2));
-        }
-        assert_eq!(next(&endpoints(1..=1), Some(1)), Ok(1), "where there is no other");
-        let none = Endpoints::new(Box::default());
-        assert_eq!(next(&none, None).unwrap_err().reason, Reason::NoEndpoints);
-    }
-
-    #[test]
-    fn a_recovering_endpoint_is_better_than_none() {
-        let once = firebreak_crds::spec::CircuitBreaker::default();
-        let limits = breaker::Limits { probes: 1, consecutive: Some(1), ..breaker::Limits::from(&once) };
-        let (start, mut list) = (Instant::now(), endpoints(1..=1).list);
-        let breaker = Breaker::new(limits, Arc::default(), start);
-        breaker.admit(start, None).unwrap().ended(Outcome::Failed, start);
-        let later = start + limits.open_longest;
-        breaker.admit(later, None).unwrap().ended(Outcome::Passed, later);
-        assert_eq!(breaker.state(), breaker::State::Recovering);
-        list[0].breaker = Some(breaker);
-        let one = Endpoints::new(list);
-        assert!((0..100).all(|_| one.next(None, later, None).is_ok()));
-    }
-
-    #[test]
-    fn an_endpoint_whose_breaker_is_open_is_passed_over() {
-        let limits = breaker::Limits::from(&firebreak_crds::spec::CircuitBreaker::default());
-        let (now, mut list) = (Instant::now(), endpoints(1..=2).list);
-        let breaker = Breaker::new(limits, Arc::default(), now);
-        for _ in 0..limits.consecutive.unwrap() {
-            breaker.admit(now, None).unwrap().ended(Outcome::Failed, now);
-        }
-        list[0].breaker = Some(breaker);
-        let two = Endpoints::new(list.clone());
-        assert_eq!((0..4).map(|_| next(&two, Some(2)).unwrap()).collect::<Vec<_>>(), [2; 4]);
-        let one = Endpoints::new(list[..1].into());
-        let refused = next(&one, None).unwrap_err();
-        assert_eq!(refused.reason, Reason::BreakerOpen);
-        assert!(refused.retry_after.is_some());
+    ) -> Result<Admitted, NotAdmitted> {
+        let service = self.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose()?;
+        let Some(endpoints) = &self.endpoints else { return Ok(Admitted { service, ..Admitted::default() }) };
+        let Chosen { endpoint, ticket } = endpoints.next(key, last, now, end)?;
+        let placed = Some(endpoint.load.place(now));
+        Ok(Admitted { endpoint: Some(endpoint.address), service, at_endpoint: ticket, placed })
     }
 }

@@ -19,6 +19,7 @@ use firebreak_proxy::{
     config::publish::Publisher,
     net::connections::Connections,
     policy::{
+        balance::{Endpoint, Load},
         breaker::{self, Breaker, Outcome},
         bulkhead::{Gate, Limits},
     },
@@ -88,6 +89,14 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
             "`circuitBreaker.recovery.startPercent`",
             defaults::BREAKER_START_PERCENT.to_string(),
             "BREAKER_START_PERCENT",
+        ),
+        row("`loadBalancing.algorithm`", word(&serde_json::to_value(defaults::ALGORITHM)?), "ALGORITHM"),
+        row("how far back the average of an endpoint's times looks", length(defaults::BALANCE_DECAY), "BALANCE_DECAY"),
+        row("what a failed try counts in that average, at least", length(defaults::BALANCE_FAILURE), "BALANCE_FAILURE"),
+        row(
+            "first part of its share with `loadBalancing.slowStart`, percent",
+            defaults::SLOW_START_PERCENT.to_string(),
+            "SLOW_START_PERCENT",
         ),
         row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION"),
     ];
@@ -316,7 +325,9 @@ fn exposition() -> anyhow::Result<String> {
                 ticket.ended(Outcome::Failed, Instant::now());
             }
         }
-        let endpoints = if endpoint { vec![Arc::clone(&breaker)] } else { Vec::new() };
+        let (address, now) = (([127, 0, 0, 1], 80).into(), Instant::now());
+        let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now) };
+        let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
     }
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));

@@ -14,6 +14,8 @@ pub(crate) enum Severity {
     Error,
     /// The object is accepted, and does not do what its author thinks.
     Warning,
+    /// The object does what it says, and not everywhere.
+    Note,
 }
 
 /// One thing that is wrong: where, in which object and field, what, and what would be right.

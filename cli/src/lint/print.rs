@@ -16,13 +16,15 @@ struct Json<'a> {
     ignored: usize,
     errors: usize,
     warnings: usize,
+    notes: usize,
     findings: &'a [Finding],
 }
 
 /// One JSON object.
 pub(super) fn json(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
-    let json = Json { objects: report.objects, ignored: report.ignored, errors, warnings, findings: &report.findings };
+    let [errors, warnings, notes] = [Severity::Error, Severity::Warning, Severity::Note].map(|it| report.count(it));
+    let (objects, ignored, findings) = (report.objects, report.ignored, report.findings.as_slice());
+    let json = Json { objects, ignored, errors, warnings, notes, findings };
     serde_json::to_writer_pretty(&mut *out, &json)?;
     writeln!(out)
 }
@@ -51,6 +53,7 @@ fn line(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let (word, colour) = match finding.severity {
         Severity::Error => ("error", AnsiColor::Red),
         Severity::Warning => ("warning", AnsiColor::Yellow),
+        Severity::Note => ("note", AnsiColor::Cyan),
     };
     let style = colour.on_default().bold();
     write!(out, "{bold}{}:{}:{}{bold:#}: {style}{word}{style:#}: ", finding.file, finding.line, finding.column)?;

@@ -91,7 +91,10 @@ const POLICIES: [(&str, &str); 16] = [
         "  on: {}\n  bulkhead: {maxRequests: 1}\n",
         "8 spec.true: unknown field: YAML 1.1, and so kubectl, reads the key `on` as true; quote it if it is meant",
     ),
-    ("", "6 spec: the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, rateLimit or routes"),
+    (
+        "",
+        "6 spec: the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, rateLimit or routes",
+    ),
 ];
 
 #[test]
@@ -181,6 +184,16 @@ fn warnings_name_the_field() {
         found[0].starts_with("9 spec.retries: 4 tries of 1s take up to 4s, which never fits in request (2s)"),
         "{found:#?}"
     );
+}
+
+#[test]
+fn what_has_no_effect_in_a_cluster_is_a_note() {
+    let text = "apiVersion: firebreak.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec:\n  \
+                targetRefs: [{kind: Service, name: a}]\n  loadBalancing: {}\n";
+    let report = check(&Manifests::parse(&[Source { name: "a.yaml".into(), text: text.into() }])).unwrap();
+    let found: Vec<_> = report.findings.iter().map(|it| (it.severity, it.field.as_str())).collect();
+    assert_eq!(found, [(Severity::Note, "spec.loadBalancing")]);
+    assert!(report.findings[0].message.starts_with("has no effect in a cluster yet"));
 }
 
 const TWO: &str = "

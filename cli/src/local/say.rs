@@ -175,6 +175,7 @@ fn people(said: &Said<'_>) -> io::Result<()> {
             let (word, colour) = match finding.severity {
                 Severity::Error => ("error", AnsiColor::Red),
                 Severity::Warning => ("warning", AnsiColor::Yellow),
+                Severity::Note => ("note", AnsiColor::Cyan),
             };
             let style = colour.on_default().bold();
             writeln!(anstream::stderr().lock(), "{style}{word}{style:#}: {finding}")?;

@@ -81,6 +81,8 @@ impl Stage {
     pub(crate) fn set(&mut self, manifests: &Manifests, now: Timestamp) -> Result<Scene, NoScene> {
         let (mut errors, mut warnings): (Vec<_>, Vec<_>) =
             lint::check(manifests)?.findings.into_iter().partition(|finding| finding.severity == Severity::Error);
+        // Here everything acts that there is.
+        warnings.retain(|finding| finding.severity != Severity::Note);
         // What lint has found is not said twice.
         let said = !errors.is_empty();
         let mut cast = Cast::default();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Condition, Methods};
+use super::{Algorithm, Condition, Methods};
 
 /// Extra tries when `retries` is present without `maxRetries`.
 pub const MAX_RETRIES: u8 = 2;
@@ -47,5 +47,13 @@ pub const BREAKER_PROBES: u32 = 3;
 pub const BREAKER_RAMP: Duration = Duration::from_secs(30);
 /// The first share of the traffic, of a hundred.
 pub const BREAKER_START_PERCENT: u32 = 5;
+/// How an endpoint is chosen when `loadBalancing` is present without `algorithm`.
+pub const ALGORITHM: Algorithm = Algorithm::PeakEwma;
+/// How far back the average of an endpoint's times looks: after so long a time has a third of its weight.
+pub const BALANCE_DECAY: Duration = Duration::from_secs(10);
+/// What a failed try counts in the average of an endpoint's times, at least.
+pub const BALANCE_FAILURE: Duration = Duration::from_secs(5);
+/// The part of its share that a new endpoint gets at first, of a hundred.
+pub const SLOW_START_PERCENT: u32 = 10;
 /// Longest life of a fault.
 pub const FAULT_MAX_DURATION: Duration = Duration::from_hours(24);

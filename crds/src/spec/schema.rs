@@ -43,8 +43,9 @@ pub(crate) fn policy_rules() -> Value {
              could never finish; shorten attempt or lengthen request",
         ),
         (
-            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.rateLimit) || (has(self.routes) && size(self.routes) > 0)",
-            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, rateLimit or routes",
+            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.loadBalancing) || has(self.rateLimit) || \
+             (has(self.routes) && size(self.routes) > 0)",
+            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, rateLimit or routes",
         ),
     ])
 }
@@ -121,6 +122,23 @@ pub(crate) fn bulkhead_rules() -> Value {
         "has(self.maxConnections) || has(self.maxRequests)",
         "a bulkhead needs maxConnections or maxRequests: without one of them nothing ever waits",
     )])
+}
+
+pub(crate) fn balancing_rules() -> Value {
+    rules([
+        (
+            "has(self.algorithm) && self.algorithm == 'Hash' ? has(self.hash) : !has(self.hash)",
+            "algorithm: Hash and hash go together: set both, or neither",
+        ),
+        (
+            "!has(self.slowStart) || (duration(self.slowStart) >= duration('1s') && duration(self.slowStart) <= duration('1h'))",
+            "slowStart must be between 1s and 1h",
+        ),
+    ])
+}
+
+pub(crate) fn hash_rules() -> Value {
+    rules([("has(self.header) != has(self.cookie)", "a hash is by either header or cookie: set one of them")])
 }
 
 pub(crate) fn route_rules() -> Value {

@@ -36,6 +36,14 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
     found.0
 }
 
+/// What of `policy` has no effect where the endpoints of callees are not known, as in a cluster, in the order of its fields.
+pub fn without_endpoints(policy: &TrafficPolicySpec) -> Vec<Warning> {
+    let idle = [("loadBalancing", policy.load_balancing.is_some())].into_iter().filter(|(_, set)| *set);
+    let message = "has no effect in a cluster yet: there the proxy calls the Service's address and Kubernetes chooses the \
+                   endpoint; it acts in local mode";
+    idle.map(|(field, _)| Warning { field: field.into(), message: message.into() }).collect()
+}
+
 /// Requests that one caller hardly sends in a second.
 const MOST_PER_SECOND: f64 = 1_000.0;
 
@@ -226,5 +234,15 @@ mod tests {
             {"match": {"methods": ["GET"]}, "timeouts": {"attempt": "2s"}},
         ]});
         assert_eq!(fields(hidden), ["routes[1].match"]);
+    }
+
+    #[test]
+    fn what_needs_endpoints_is_named() {
+        let spec = |policy: Value| serde_json::from_value::<TrafficPolicySpec>(policy).unwrap();
+        let balanced = spec(json!({"targetRefs": [], "loadBalancing": {}}));
+        let named: Vec<_> = without_endpoints(&balanced).into_iter().map(|warning| warning.field).collect();
+        assert_eq!(named, ["loadBalancing"]);
+        assert_eq!(warnings(&balanced), [], "in local mode it has an effect");
+        assert_eq!(without_endpoints(&spec(json!({"targetRefs": [], "circuitBreaker": {}}))), []);
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn policy(policy: &Policy) -> Option<Entry> {
         retries: spec.retries.clone(),
         circuit_breaker: spec.circuit_breaker.clone(),
         bulkhead: spec.bulkhead.clone(),
+        load_balancing: spec.load_balancing.clone(),
         rate_limit: spec.rate_limit,
         routes: spec.routes.clone(),
     };

@@ -4,7 +4,7 @@ use std::iter;
 
 use firebreak_crds::{
     resources::{TrafficPolicyStatus, condition},
-    spec::{TrafficPolicySpec, warnings},
+    spec::{TrafficPolicySpec, warnings, without_endpoints},
 };
 
 use super::{
@@ -48,7 +48,10 @@ fn accepted(policy: &Policy, lost: &[Conflict]) -> Verdict {
     if !lost.is_empty() {
         return Verdict::no(condition::ACCEPTED, reason::CONFLICTED, conflicted(lost, spec.target_refs.len()));
     }
-    let warnings = warnings(spec).into_iter().map(|it| format!("warning: {} {}", it.field, it.message));
+    let warnings = warnings(spec)
+        .into_iter()
+        .chain(without_endpoints(spec))
+        .map(|it| format!("warning: {} {}", it.field, it.message));
     let parts: Vec<_> = iter::once("the policy is valid".to_owned()).chain(warnings).collect();
     Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, parts.join("; "))
 }
@@ -134,6 +137,7 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
         spec.retries.as_ref().map(|_| "retries".to_owned()),
         spec.circuit_breaker.as_ref().map(|_| "breaker".to_owned()),
         spec.bulkhead.as_ref().map(|_| "bulkhead".to_owned()),
+        spec.load_balancing.as_ref().map(|_| "balancing".to_owned()),
         spec.rate_limit.as_ref().map(|_| "rate limit".to_owned()),
         routes,
     ];

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     policy::{
+        balance::{Endpoint, Endpoints, Load},
         breaker::{self, Breaker, Counts},
         budget::{self, Budget},
         bulkhead::{self, Gate},
@@ -20,7 +21,7 @@ use crate::{
         timeout::Clocks,
     },
     route::matcher::Matcher,
-    snapshot::{Callee, Endpoint, Endpoints, Plan, Policy, Snapshot},
+    snapshot::{Callee, Plan, Policy, Snapshot},
     telemetry::metrics::{Breakers, CalleeMetrics, Direction, Registry},
 };
 
@@ -45,7 +46,7 @@ struct State {
     budget: Option<Arc<Budget>>,
     breaker: Option<Arc<Breaker>>,
     rate: Option<Arc<Rate>>,
-    endpoint_breakers: HashMap<SocketAddr, Arc<Breaker>>,
+    endpoints: HashMap<SocketAddr, Endpoint>,
     metrics: Arc<CalleeMetrics>,
 }
 
@@ -140,8 +141,7 @@ impl Carried {
         state.gate.set(limits);
         state.gate.wake();
         let endpoints = port.endpoints.as_deref();
-        let breaker = policy.and_then(|(_, policy)| policy.circuit_breaker.as_ref()).map(breaker::Limits::from);
-        let endpoints = state.breakers(breaker, endpoints, now);
+        let endpoints = state.endpoints(policy.map(|(_, policy)| *policy), endpoints, now);
         state.limit_rate(policy.and_then(|(_, policy)| policy.rate_limit), now);
         let policy = policy.map(|(name, policy)| state.policy(name, policy, now));
         let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
@@ -166,7 +166,7 @@ impl Carried {
         let gate = Gate::new(bulkhead::Limits::NONE);
         let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
         metrics.watch_gate(Some(Arc::clone(&gate)));
-        State { id, gate, budget: None, breaker: None, rate: None, endpoint_breakers: HashMap::new(), metrics }
+        State { id, gate, budget: None, breaker: None, rate: None, endpoints: HashMap::new(), metrics }
     }
 
     fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
@@ -180,33 +180,39 @@ impl Carried {
 }
 
 impl State {
-    /// Puts breakers in force, or takes them away: the callee's own, and one for each endpoint.
-    fn breakers(
+    /// Puts breakers in force, or takes them away: the callee's own, and one for each endpoint. What is known of an endpoint
+    /// is kept as long as it is there.
+    fn endpoints(
         &mut self,
-        limits: Option<breaker::Limits>,
-        endpoints: Option<&[wire::Endpoint]>,
+        policy: Option<&wire::Policy>,
+        list: Option<&[wire::Endpoint]>,
         now: Instant,
     ) -> Option<Endpoints> {
+        let limits = policy.and_then(|policy| policy.circuit_breaker.as_ref()).map(breaker::Limits::from);
         self.breaker = limits.map(|limits| carried(self.breaker.take(), limits, &self.metrics.breaker, now));
         // Held open by hand, a callee is left alone as a whole; its endpoints go on by their outcomes.
         let by_hand = |force: Option<Force>| force.filter(|force| *force == Force::Closed);
         let limits = limits.map(|limits| breaker::Limits { force: by_hand(limits.force), ..limits });
-        let mut before = std::mem::take(&mut self.endpoint_breakers);
-        let endpoints: Option<Box<[Endpoint]>> = endpoints.map(|list| {
-            let endpoint = |endpoint: &wire::Endpoint| {
-                let address = endpoint.address;
-                let counts = &self.metrics.endpoint_breakers;
-                let breaker = limits.map(|limits| carried(before.remove(&address), limits, counts, now));
-                self.endpoint_breakers.extend(breaker.clone().map(|breaker| (address, breaker)));
-                Endpoint { address, breaker }
-            };
-            list.iter().map(endpoint).collect()
-        });
-        self.metrics.watch_breakers(Breakers {
-            callee: self.breaker.clone(),
-            endpoints: self.endpoint_breakers.values().cloned().collect(),
-        });
-        endpoints.map(Endpoints::new)
+        let balancing = policy.and_then(|policy| policy.load_balancing.as_ref());
+        let slow_start = balancing.and_then(|balancing| balancing.slow_start);
+        let mut before = std::mem::take(&mut self.endpoints);
+        // Where all are new, there is nobody to spare them.
+        let all_new = list.into_iter().flatten().all(|endpoint| !before.contains_key(&endpoint.address));
+        let endpoint = |endpoint: &wire::Endpoint| {
+            let address = endpoint.address;
+            let (breaker, load) = before.remove(&address).map_or((None, None), |it| (it.breaker, Some(it.load)));
+            let counts = &self.metrics.endpoint_breakers;
+            let breaker = limits.map(|limits| carried(breaker, limits, counts, now));
+            let load = known_or_new(load, slow_start.filter(|_| !all_new), now);
+            let endpoint = Endpoint { address, breaker, load };
+            self.endpoints.insert(address, endpoint.clone());
+            endpoint
+        };
+        let list: Option<Box<[Endpoint]>> = list.map(|list| list.iter().map(endpoint).collect());
+        let watched = self.endpoints.values().filter(|_| limits.is_some() || balancing.is_some());
+        let endpoints = watched.cloned().collect();
+        self.metrics.watch_breakers(Breakers { callee: self.breaker.clone(), endpoints });
+        list.map(|list| Endpoints::new(list, balancing))
     }
 
     fn limit_rate(&mut self, limit: Option<spec::RateLimit>, now: Instant) {
@@ -228,6 +234,24 @@ impl State {
             plan(policy.timeouts.as_ref(), policy.retries.as_ref()),
             routes.collect(),
         )
+    }
+}
+
+/// What was known of an endpoint; of a new one nothing is, and it begins slowly where the policy says so.
+fn known_or_new(before: Option<Arc<Load>>, slow_start: Option<spec::Duration>, now: Instant) -> Arc<Load> {
+    match (before, slow_start) {
+        (Some(load), Some(_)) => load,
+        (Some(load), None) => {
+            load.end_warm_up();
+            load
+        }
+        (None, slow_start) => {
+            let load = Load::new(now);
+            if let Some(window) = slow_start {
+                load.warm_up(window.get(), now);
+            }
+            load
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Call {
     pub fault: Option<Arc<FaultSet>>,
     /// Its place in the bulkhead.
     pub permit: Option<Permit>,
-    /// Breakers that are to be told when it ends.
+    /// The last try's endpoint, which has to do with it until it ends, and breakers that are to be told then.
     pub admitted: Admitted,
     /// After which time a caller that was refused may ask again.
     pub retry_after: Option<Duration>,
@@ -193,8 +193,9 @@ impl Call {
             // A stream that began to answer and outlived a clock, or whose caller does not read, says nothing of the callee.
             Some(reason) => (reason.is_outcome() && !reason.is_clock()).then_some(Outcome::Failed),
         };
-        if let (Some(outcome), false) = (outcome, self.admitted.is_empty()) {
-            std::mem::take(&mut self.admitted).ended(outcome, Instant::now());
+        let mut admitted = std::mem::take(&mut self.admitted);
+        if let Some(outcome) = outcome {
+            admitted.ended(outcome, Instant::now());
         }
         let shard = self.callee.metrics.shard(self.link.worker.id);
         shard.request(fate, self.status, self.started.elapsed());

@@ -166,6 +166,7 @@ impl Sending<'_> {
                 self.give_up_retrying();
                 return outcome;
             };
+            self.call.admitted = Admitted::default();
             self.give_up(outcome);
             admitted = next;
         }
@@ -255,7 +256,8 @@ impl Sending<'_> {
         // A probe may take as long as the policy says, whatever the caller's own deadline.
         let by_policy = self.plan.clocks.request_end(self.call.started);
         let end = self.plan.clocks.attempt_end(now, by_policy).map(|end| end.at);
-        let admitted = self.call.callee.admit(self.last_endpoint, now, end).map_err(|refused| {
+        let key = self.call.callee.hash_key(&self.head.headers);
+        let admitted = self.call.callee.admit(key, self.last_endpoint, now, end).map_err(|refused| {
             self.call.retry_after = refused.retry_after;
             refused.reason
         })?;
@@ -285,6 +287,9 @@ impl Sending<'_> {
             Brought::Nothing { .. } => return,
         };
         admitted.ended(verdict, Instant::now());
+        if outcome.is_ok() {
+            self.call.admitted = admitted;
+        }
     }
 
     /// Whether a try that began at `began` has had nearly all of the time that the policy gives one.

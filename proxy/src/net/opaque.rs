@@ -42,12 +42,12 @@ pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
     let permit = callee.gate.acquire(Need::Exchange, request_end.map(|end| end.at)).await?;
     let now = Instant::now();
     let end = clocks.attempt_end(now, request_end);
-    let mut admitted = callee.admit(None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;
+    let mut admitted = callee.admit(None, None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;
     let address = admitted.endpoint.unwrap_or(link.destination);
     match connect(&link.worker, callee, address, clocks, end).await {
         Ok((stream, opened)) => {
             // A caller may keep a connection without a word; that is no probe that does not come back.
-            admitted.answered(Instant::now());
+            admitted.connected(Instant::now());
             Ok(Dialled { stream, opened, permit, address, admitted })
         }
         Err(reason) => {
@@ -67,7 +67,7 @@ pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefi
         (Ok(()), Some(dialled)) => Ok(dialled),
         (Ok(()), None) => dial(link, callee).await,
     };
-    let Dialled { mut stream, opened, permit, admitted, .. } = match dialled {
+    let Dialled { mut stream, opened, permit, mut admitted, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => {
             record(link, callee, started, Some(reason));
@@ -97,7 +97,7 @@ pub async fn forward(link: &Link, callee: &Arc<Callee>, caller: TcpStream, prefi
     shard.opaque.increment();
     shard.opaque_bytes.add(bytes);
     record(link, callee, started, reason);
-    drop((opened, permit));
+    drop((opened, permit, admitted));
 }
 
 /// Enters an opaque exchange in the books.

@@ -10,13 +10,17 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
     metrics::MetricType,
 };
+use tokio::time::Instant;
 
 use super::{
     histogram::BOUNDS,
     metrics::{CODES, CalleeMetrics, Registry},
 };
 use crate::{
-    policy::breaker::{Counts, STATES},
+    policy::{
+        balance::WARMING,
+        breaker::{Counts, STATES, State},
+    },
     verdict::{ATTEMPT_OUTCOMES, Domain, FATES, REASONS},
 };
 
@@ -170,6 +174,7 @@ fn bulkheads(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]
 }
 
 fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let now = Instant::now();
     let watched: Vec<_> = callees.iter().map(|callee| (callee, callee.breakers())).collect();
     let help = "Where a callee's breaker is: 1 for its state, 0 for the others";
     let mut metric = encoder.encode_descriptor("breaker_state", help, None, MetricType::Gauge)?;
@@ -180,12 +185,13 @@ fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
             gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::from(state == current))?;
         }
     }
-    let help = "Endpoints of a callee, by the state of their breakers";
+    let help = "Endpoints of a callee, by the state of their breakers; warming where new and not yet with a full part";
     let mut metric = encoder.encode_descriptor("endpoints", help, None, MetricType::Gauge)?;
     for (callee, breakers) in watched.iter().filter(|(_, breakers)| !breakers.endpoints.is_empty()) {
-        for state in STATES {
-            let count = breakers.endpoints.iter().filter(|breaker| breaker.state() == state).count();
-            gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::try_from(count).unwrap_or(u64::MAX))?;
+        let states: Vec<_> = breakers.endpoints.iter().map(|endpoint| endpoint.state(now)).collect();
+        for state in STATES.map(State::name).into_iter().chain([WARMING]) {
+            let count = states.iter().filter(|it| **it == state).count();
+            gauge(&mut metric, &labels(callee, &[("state", state)]), u64::try_from(count).unwrap_or(u64::MAX))?;
         }
     }
     let help = "How often breakers came into a state, the callee's own or those of its endpoints";

@@ -21,6 +21,7 @@ use crate::{
     config::publish::Report,
     net::connections::Connections,
     policy::{
+        balance::Endpoint,
         breaker::{Breaker, Counts},
         bulkhead::Gate,
     },
@@ -61,13 +62,13 @@ pub struct CalleeMetrics {
     breakers: ArcSwap<Breakers>,
 }
 
-/// The breakers of a callee, as the newest config has them.
+/// The breakers of a callee and its endpoints, as the newest config has them.
 #[derive(Debug, Default)]
 pub struct Breakers {
     /// The callee's own.
     pub callee: Option<Arc<Breaker>>,
-    /// Those of its endpoints.
-    pub endpoints: Vec<Arc<Breaker>>,
+    /// Its endpoints, where the policy has a breaker or balances.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// One worker's counts, on cache lines of their own.

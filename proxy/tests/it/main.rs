@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "tests are read, not called")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test fails by panicking")]
 
+mod balance;
 mod breakers;
 mod bulkheads;
 mod faults;
