@@ -49,17 +49,28 @@ struct Block<'a> {
 
 #[test]
 fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
-    let row = |setting: &str, value: String, constant: &str| {
-        [setting, &value, &format!("`{constant}`")].map(ToOwned::to_owned).to_vec()
-    };
-    let length = |length: Duration| spec::Duration::from_millis(length.as_millis().try_into().unwrap()).to_string();
-    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let fault = row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION");
+    let expected = [request_defaults()?, breaker_defaults(), balancing_defaults()?, vec![fault]].concat();
+    let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
+    assert_eq!(written, expected);
+    // A constant that this test does not know would be missing from the page without anybody noticing.
+    let source = fs::read_to_string(root().join("crds/src/spec/defaults.rs"))?;
+    let constants: Vec<_> = after_each(&source, "pub const ").map(|name| format!("`{name}`")).collect();
+    assert_eq!(
+        constants,
+        expected.iter().map(|row| row[2].clone()).collect::<Vec<_>>(),
+        "constants of defaults.rs, and those of the page"
+    );
+    Ok(())
+}
+
+fn request_defaults() -> anyhow::Result<Vec<Vec<String>>> {
     let conditions = serde_json::to_value(defaults::CONDITIONS)?;
-    let conditions: Vec<_> = conditions.as_array().context("a list")?.iter().map(word).collect();
-    let expected = [
+    let conditions = conditions.as_array().context("a list")?.iter().map(word).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(vec![
         row("`retries.maxRetries`", defaults::MAX_RETRIES.to_string(), "MAX_RETRIES"),
         row("`retries.conditions`", conditions.join(", "), "CONDITIONS"),
-        row("`retries.methods`", word(&serde_json::to_value(defaults::METHODS)?), "METHODS"),
+        row("`retries.methods`", word(&serde_json::to_value(defaults::METHODS)?)?, "METHODS"),
         row("`retries.backoff.base`", length(defaults::BACKOFF_BASE), "BACKOFF_BASE"),
         row("`retries.backoff.max`", length(defaults::BACKOFF_MAX), "BACKOFF_MAX"),
         row("`retries.budget.percent`", defaults::BUDGET_PERCENT.to_string(), "BUDGET_PERCENT"),
@@ -69,6 +80,11 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
         row("wait that a callee may ask for before another try", length(defaults::RETRY_AFTER_MAX), "RETRY_AFTER_MAX"),
         row("`bulkhead.maxPending`", defaults::MAX_PENDING.to_string(), "MAX_PENDING"),
         row("`bulkhead.maxPendingTime`", length(defaults::MAX_PENDING_TIME), "MAX_PENDING_TIME"),
+    ])
+}
+
+fn breaker_defaults() -> Vec<Vec<String>> {
+    vec![
         row(
             "`circuitBreaker.tripOn.consecutiveFailures`",
             defaults::BREAKER_CONSECUTIVE_FAILURES.to_string(),
@@ -90,7 +106,12 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
             defaults::BREAKER_START_PERCENT.to_string(),
             "BREAKER_START_PERCENT",
         ),
-        row("`loadBalancing.algorithm`", word(&serde_json::to_value(defaults::ALGORITHM)?), "ALGORITHM"),
+    ]
+}
+
+fn balancing_defaults() -> anyhow::Result<Vec<Vec<String>>> {
+    Ok(vec![
+        row("`loadBalancing.algorithm`", word(&serde_json::to_value(defaults::ALGORITHM)?)?, "ALGORITHM"),
         row("how far back the average of an endpoint's times looks", length(defaults::BALANCE_DECAY), "BALANCE_DECAY"),
         row("what a failed try counts in that average, at least", length(defaults::BALANCE_FAILURE), "BALANCE_FAILURE"),
         row(
@@ -98,15 +119,20 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
             defaults::SLOW_START_PERCENT.to_string(),
             "SLOW_START_PERCENT",
         ),
-        row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION"),
-    ];
-    let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
-    assert_eq!(written, expected);
-    // A constant that this test does not know would be missing from the page without anybody noticing.
-    let source = fs::read_to_string(root().join("crds/src/spec/defaults.rs"))?;
-    let constants: Vec<_> = after_each(&source, "pub const ").map(|name| format!("`{name}`")).collect();
-    assert_eq!(constants, expected.map(|row| row[2].clone()), "constants of defaults.rs, and those of the page");
-    Ok(())
+    ])
+}
+
+/// A row of the table of defaults.
+fn row(setting: &str, value: String, constant: &str) -> Vec<String> {
+    vec![setting.to_owned(), value, format!("`{constant}`")]
+}
+
+fn length(length: Duration) -> String {
+    spec::Duration::from_millis(length.as_millis().try_into().unwrap_or(u64::MAX)).to_string()
+}
+
+fn word(value: &serde_json::Value) -> anyhow::Result<String> {
+    Ok(value.as_str().context("a word")?.to_owned())
 }
 
 #[test]
