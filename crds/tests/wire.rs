@@ -178,7 +178,9 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn fault() -> impl Strategy<Value = wire::Fault> {
-    let delay = (percent(), duration()).prop_map(|(percent, fixed)| Delay { percent, fixed });
+    let length = || option::of(duration());
+    let delay = (percent(), length(), length(), length(), length(), length())
+        .prop_map(|(percent, fixed, min, max, p50, p99)| Delay { percent, fixed, min, max, p50, p99 });
     let abort = (percent(), option::of(400u16..600), option::of(1u8..=16), any::<bool>())
         .prop_map(|(percent, http_status, grpc_status, reset)| Abort { percent, http_status, grpc_status, reset });
     let one = (option::of(delay), option::of(abort)).prop_map(|(delay, abort)| Fault { delay, abort });

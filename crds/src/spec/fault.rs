@@ -77,14 +77,29 @@ pub struct Fault {
     pub abort: Option<Abort>,
 }
 
-/// A pause before a try is sent.
+/// A pause before a try is sent: `fixed`, or between `min` and `max`, or spread as `p50` and `p99` say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::delay_rules())))]
 pub struct Delay {
     /// How many tries of a hundred.
     pub percent: Percent,
-    /// How long.
-    pub fixed: Duration,
+    /// Always this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<Duration>,
+    /// At least this long; every length up to `max` is equally likely.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Duration>,
+    /// At most this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Duration>,
+    /// Half of the pauses are shorter. Lengths are log-normal, as the latency of a slow callee is; none is longer than
+    /// ten times `p99`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50: Option<Duration>,
+    /// One pause of a hundred is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99: Option<Duration>,
 }
 
 /// The end of a try that is not sent: exactly one of `httpStatus`, `grpcStatus` and `reset`.

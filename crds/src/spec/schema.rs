@@ -203,6 +203,25 @@ pub(crate) fn fault_rules() -> Value {
     )])
 }
 
+pub(crate) fn delay_rules() -> Value {
+    rules([
+        (
+            "(has(self.fixed) ? 1 : 0) + (has(self.min) || has(self.max) ? 1 : 0) + (has(self.p50) || has(self.p99) ? 1 : 0) == 1",
+            "a delay is exactly one of fixed, min with max, and p50 with p99",
+        ),
+        ("has(self.min) == has(self.max)", "a range of delays needs both min and max"),
+        ("has(self.p50) == has(self.p99)", "a spread of delays needs both p50 and p99"),
+        (
+            "!has(self.min) || !has(self.max) || duration(self.min) <= duration(self.max)",
+            "min is longer than max: no delay could be both",
+        ),
+        (
+            "!has(self.p50) || !has(self.p99) || duration(self.p50) <= duration(self.p99)",
+            "p50 is longer than p99: half of the delays cannot be longer than nearly all of them",
+        ),
+    ])
+}
+
 pub(crate) fn abort_rules() -> Value {
     rules([(
         "(has(self.httpStatus) ? 1 : 0) + (has(self.grpcStatus) ? 1 : 0) + (has(self.reset) && self.reset ? 1 : 0) == 1",

@@ -2,7 +2,8 @@
 //!
 //! Whether a try is hit is a hash of the FaultSpec's seed, the fault's place in its list, the request's id and the try's
 //! number. Nothing else enters, no counter and no clock, so a rerun with the same ids hits the same tries, and two proxies
-//! that see the same request agree. Each fault in a list is drawn independently.
+//! that see the same request agree. Each fault in a list is drawn independently. How long a delay is that has no fixed length
+//! comes from the same hash, mixed once more, so the rerun is also late by the same time.
 //!
 //! A fault is over at its absolute end by the wall clock, and also `duration` after this proxy first saw it by the
 //! monotonic clock: neither a wrong wall clock nor a missing operator can prolong it.
@@ -25,7 +26,7 @@ pub struct FaultSet {
     /// `namespace/name` of the FaultSpec.
     pub name: Box<str>,
     matchers: Box<[Matcher]>,
-    delays: Box<[Drawn<Duration>]>,
+    delays: Box<[Drawn<Length>]>,
     aborts: Box<[Drawn<Abort>]>,
     seed: u64,
     expires_at: Timestamp,
@@ -40,6 +41,25 @@ struct Drawn<T> {
     parts_per_million: u32,
     what: T,
 }
+
+/// How long a delay is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Length {
+    Fixed(Duration),
+    /// Anything between the two, all of it equally likely.
+    Between(Duration, Duration),
+    /// Log-normal with this median and 99th percentile.
+    Spread {
+        p50: Duration,
+        p99: Duration,
+    },
+}
+
+/// The 99th percentile of the standard normal distribution: so many standard deviations above its median.
+const Z99: f64 = 2.326_347_874_040_841;
+
+/// A spread delay is at most so many times its 99th percentile: the tail of a log-normal has no end of its own.
+const LONGEST: u32 = 10;
 
 /// How a try ends that is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +87,7 @@ impl FaultSet {
         let list = || fault.faults.iter().zip(0u64..);
         let delays = list().filter_map(|(fault, place)| {
             let delay = fault.delay.as_ref()?;
-            Some(Drawn { place, parts_per_million: delay.percent.parts_per_million(), what: delay.fixed.get() })
+            Some(Drawn { place, parts_per_million: delay.percent.parts_per_million(), what: Length::of(delay)? })
         });
         let aborts = list().filter_map(|(fault, place)| {
             let abort = fault.abort.as_ref()?;
@@ -118,11 +138,48 @@ impl FaultSet {
 
     /// What hits try number `attempt` (from 1) of the request with this id.
     pub fn draw(&self, id: u64, attempt: u32) -> Hit {
-        let hit = |place, odds| chance(self.seed, place, id, attempt) < odds;
-        let delay =
-            self.delays.iter().filter(|fault| hit(fault.place, fault.parts_per_million)).map(|fault| fault.what);
-        let abort = self.aborts.iter().find(|fault| hit(fault.place, fault.parts_per_million));
-        Hit { delay: delay.reduce(|total, delay| total + delay), abort: abort.map(|fault| fault.what) }
+        let word = |place| word(self.seed, place, id, attempt);
+        let delays = self.delays.iter().filter_map(|fault| Some(fault.hit(word)?.what.drawn(word(fault.place))));
+        Hit { delay: delays.reduce(Duration::saturating_add), abort: first(&self.aborts, word) }
+    }
+}
+
+impl<T> Drawn<T> {
+    /// This fault, if the hash of its place hits.
+    fn hit(&self, word: impl Fn(u64) -> u64) -> Option<&Self> {
+        (chance(word(self.place)) < self.parts_per_million).then_some(self)
+    }
+}
+
+/// What the first fault of a list does that hits.
+fn first<T: Copy>(list: &[Drawn<T>], word: impl Fn(u64) -> u64) -> Option<T> {
+    list.iter().find_map(|fault| Some(fault.hit(&word)?.what))
+}
+
+impl Length {
+    /// `None` for words of a newer version.
+    fn of(delay: &spec::Delay) -> Option<Self> {
+        let pair = |one: Option<spec::Duration>, other: Option<spec::Duration>| Some((one?.get(), other?.get()));
+        let fixed = delay.fixed.map(|fixed| Self::Fixed(fixed.get()));
+        let between = || pair(delay.min, delay.max).map(|(min, max)| Self::Between(min, max));
+        let spread = || pair(delay.p50, delay.p99).map(|(p50, p99)| Self::Spread { p50, p99 });
+        fixed.or_else(between).or_else(spread)
+    }
+
+    /// The length that belongs to `word`, which also decided that there is a delay.
+    fn drawn(self, word: u64) -> Duration {
+        let (one, other) = uniform(mix(word));
+        match self {
+            Self::Fixed(length) => length,
+            Self::Between(min, max) => min + max.saturating_sub(min).mul_f64(one),
+            Self::Spread { p50, p99 } => {
+                // Box and Muller's normal variate, then p50 * exp(sigma * normal) with sigma = ln(p99 / p50) / Z99.
+                let normal = (-2.0 * one.ln()).sqrt() * (std::f64::consts::TAU * other).cos();
+                let ratio = p99.as_secs_f64() / p50.as_secs_f64();
+                let drawn = Duration::try_from_secs_f64(p50.as_secs_f64() * ratio.powf(normal / Z99));
+                drawn.unwrap_or(Duration::MAX).min(p99.saturating_mul(LONGEST))
+            }
+        }
     }
 }
 
@@ -143,18 +200,30 @@ pub fn id_hash(id: &[u8]) -> u64 {
     id.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A number from 0 to 999,999 that looks random and depends on nothing but its inputs (SplitMix64's finalizer).
-fn chance(seed: u64, place: u64, id: u64, attempt: u32) -> u32 {
-    let mix = |value: u64| {
-        let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    };
-    let word = [place, id, u64::from(attempt)]
-        .into_iter()
-        .fold(mix(seed), |word, part| mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ part));
+/// A number that looks random and depends on nothing but its inputs (SplitMix64's finalizer, once for each).
+fn word(seed: u64, place: u64, id: u64, attempt: u32) -> u64 {
+    [place, id, u64::from(attempt)].into_iter().fold(mix(seed), |word, part| mix(word.wrapping_add(GOLDEN) ^ part))
+}
+
+/// SplitMix64's increment.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// A number from 0 to 999,999.
+fn chance(word: u64) -> u32 {
     // The product of a 32-bit number and a million, shifted back: below a million without a bias worth the name.
     u32::try_from(((word >> 32) * 1_000_000) >> 32).unwrap_or_default()
+}
+
+/// Two numbers between 0 and 1, neither of which is either.
+fn uniform(word: u64) -> (f64, f64) {
+    let between = |half: u64| (f64::from(u32::try_from(half).unwrap_or_default()) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    (between(word >> 32), between(word & u64::from(u32::MAX)))
 }
 
 #[cfg(test)]

@@ -120,3 +120,25 @@ async fn a_callees_own_error_is_its_own_even_after_a_delay() {
         seen.verdict()
     );
 }
+
+#[tokio::test]
+async fn delays_that_vary_are_the_same_in_every_run() {
+    let callee = Callee::answering(&[200]).await;
+    for form in [json!({"percent": 100, "min": "1ms", "max": "10s"}), json!({"percent": 100, "p50": "1s", "p99": "1m"})]
+    {
+        let mut runs = Vec::new();
+        for _ in 0..2 {
+            let policy = json!({"timeouts": {"attempt": "1ms"}});
+            let mesh = mesh(&callee, policy, fault(json!([{"delay": form}])));
+            let mut run = Vec::new();
+            for id in ["r-1", "r-2", "r-3"] {
+                mesh.send(Request::get("/").header("x-request-id", id)).await;
+                let record = mesh.records(&format!("?id={id}"), 1).await.remove(0);
+                run.push(record["tries"][0]["delay_ms"].as_u64().unwrap());
+            }
+            runs.push(run);
+        }
+        assert_eq!(runs[0], runs[1]);
+        assert!(runs[0][0] != runs[0][1] && runs[0][1] != runs[0][2], "{:?}", runs[0]);
+    }
+}

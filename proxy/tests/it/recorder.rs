@@ -3,27 +3,7 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use super::support::{Body, Callee, Mesh, Seen, call, counts, free_address};
-
-async fn ask(mesh: &Mesh, query: &str) -> Seen {
-    let request = Request::get(format!("/recorder{query}")).header("host", "admin").body(Body::default()).unwrap();
-    call(mesh.proxy.admin()[0], request).await.unwrap()
-}
-
-/// The records that `query` finds, once there are `count`.
-async fn records(mesh: &Mesh, query: &str, count: usize) -> Vec<Value> {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-    loop {
-        let found: Value = serde_json::from_slice(&ask(mesh, query).await.body).unwrap();
-        let records = found["records"].as_array().unwrap().clone();
-        if records.len() == count {
-            assert_eq!(found["proxy"], "caller-pod");
-            return records;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{count} records expected: {records:#?}");
-        tokio::task::yield_now().await;
-    }
-}
+use super::support::{Body, Callee, Mesh, call, counts, free_address};
 
 fn with_id(id: &str) -> http::request::Builder {
     Request::get("/pay?card=4111").header("x-request-id", id).header("authorization", "Bearer hush")
@@ -38,7 +18,7 @@ async fn each_try_of_a_retried_request_is_told() {
         "backoff": {"base": "10ms", "max": "10ms"}}});
     let mesh = Mesh::new(&[nobody, callee.address], policy);
     assert_eq!(mesh.send(with_id("r-1")).await.status, 200);
-    let record = &records(&mesh, "?id=r-1", 1).await[0];
+    let record = &mesh.records("?id=r-1", 1).await[0];
     assert_eq!((&record["slowed"], &record["fate"]), (&json!(true), &json!("succeeded_after_retry")));
     assert_eq!((&record["reason"], &record["policy"]), (&Value::Null, &json!("shop/test")));
     let tries = record["tries"].as_array().unwrap();
@@ -72,7 +52,7 @@ async fn a_request_that_a_fault_delayed_is_told_as_slowed() {
         "expiresAt": "2100-01-01T00:00:00Z", "duration": "10m"});
     let mesh = Mesh::with(&[callee.address], json!({"protocol": "Http"}), &[("FaultSpec", fault)]);
     assert_eq!(mesh.send(with_id("late")).await.status, 200);
-    let record = &records(&mesh, "", 1).await[0];
+    let record = &mesh.records("", 1).await[0];
     assert_eq!((&record["slowed"], &record["fate"]), (&json!(true), &json!("succeeded")));
     assert_eq!((&record["fault"], &record["reason"]), (&json!("shop/test"), &Value::Null));
     let told = &record["tries"][0];
@@ -92,7 +72,7 @@ async fn what_simply_succeeds_leaves_none() {
         assert_eq!(mesh.get("/").await.status, status);
     }
     // The failure came last: whatever the others left would be there by now.
-    let record = &records(&mesh, "", 1).await[0];
+    let record = &mesh.records("", 1).await[0];
     assert_eq!((&record["reason"], &record["status"]), (&json!("callee_error"), &json!(503)));
     assert_eq!(record["tries"][0]["connection_reused"], true, "it had carried the three before");
     let metrics = mesh.metrics().await;
@@ -106,16 +86,16 @@ async fn a_caller_that_left_and_a_clock_that_ran_out_are_told() {
     let mesh = Mesh::new(&[callee.address], json!({"timeouts": {"attempt": "300ms"}}));
     let request = with_id("gone").header("host", "callee").body(Body::default()).unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(100), call(mesh.address, request)).await.is_err());
-    let gone = &records(&mesh, "?reason=caller_cancelled", 1).await[0];
+    let gone = &mesh.records("?reason=caller_cancelled", 1).await[0];
     let told = &gone["tries"][0];
     assert_eq!((&told["outcome"], &told["endpoint"]), (&Value::Null, &json!(callee.address)), "it was under way");
     assert_eq!(mesh.send(with_id("slow-one")).await.status, 504);
-    let slow = &records(&mesh, "?id=slow-one&service=shop/callee:80&limit=5", 1).await[0];
+    let slow = &mesh.records("?id=slow-one&service=shop/callee:80&limit=5", 1).await[0];
     assert_eq!(
         (&slow["tries"][0]["outcome"], &slow["tries"][0]["reason"]),
         (&json!("timed_out"), &json!("attempt_timeout"))
     );
-    assert_eq!(records(&mesh, "", 2).await[0]["request_id"], "slow-one", "the newest first");
+    assert_eq!(mesh.records("", 2).await[0]["request_id"], "slow-one", "the newest first");
 }
 
 #[tokio::test]
@@ -126,7 +106,7 @@ async fn a_request_that_was_refused_has_no_try() {
     mesh.get("/").await;
     let refused = mesh.get("/").await;
     assert!(refused.has_reason("breaker_open"), "{}", refused.verdict());
-    let record = &records(&mesh, "?reason=breaker_open", 1).await[0];
+    let record = &mesh.records("?reason=breaker_open", 1).await[0];
     assert_eq!((&record["attempts"], &record["tries"]), (&json!(0), &Value::Null));
     assert_eq!(mesh.reasons(2).await, counts(&[("breaker_open", 1), ("callee_error", 1)]));
 }
@@ -137,13 +117,13 @@ async fn what_may_be_secret_stays_out() {
     let mesh = Mesh::new(&[callee.address], json!({}));
     let long = "i".repeat(5000);
     mesh.send(with_id(&long).uri(format!("/{}?card=4111", "p".repeat(2000)))).await;
-    records(&mesh, "", 1).await;
-    let text = String::from_utf8(ask(&mesh, "").await.body.into()).unwrap();
+    mesh.records("", 1).await;
+    let text = String::from_utf8(mesh.recorder("").await.body.into()).unwrap();
     for secret in ["4111", "card", "hush", "authorization", "answer 1"] {
         assert!(!text.contains(secret), "{secret} is in {text}");
     }
     assert!(text.len() < 1500, "{} bytes", text.len());
-    assert_eq!(records(&mesh, &format!("?id={long}"), 1).await.len(), 1);
+    assert_eq!(mesh.records(&format!("?id={long}"), 1).await.len(), 1);
 }
 
 #[tokio::test]
@@ -156,7 +136,7 @@ async fn a_question_that_makes_no_sense_is_refused_with_what_would() {
         ("?limit=many", "limit"),
         ("?since=1h", "unknown field `since`, expected one of `id`, `reason`, `service`, `limit`"),
     ] {
-        let seen = ask(&mesh, query).await;
+        let seen = mesh.recorder(query).await;
         let text = String::from_utf8(seen.body.into()).unwrap();
         assert!(seen.status == StatusCode::BAD_REQUEST && text.contains(words), "{query}: {} {text}", seen.status);
     }

@@ -233,6 +233,27 @@ impl Mesh {
         }
     }
 
+    /// What the flight recorder answers to this query.
+    pub(crate) async fn recorder(&self, query: &str) -> Seen {
+        let request = Request::get(format!("/recorder{query}")).header("host", "admin").body(Body::default()).unwrap();
+        call(self.proxy.admin()[0], request).await.unwrap()
+    }
+
+    /// The records that `query` finds, once there are `count`.
+    pub(crate) async fn records(&self, query: &str, count: usize) -> Vec<Value> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        loop {
+            let found: Value = serde_json::from_slice(&self.recorder(query).await.body).unwrap();
+            let records = found["records"].as_array().unwrap().clone();
+            if records.len() == count {
+                assert_eq!(found["proxy"], "caller-pod");
+                return records;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{count} records expected: {records:#?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) async fn metrics(&self) -> String {
         let request = Request::get("/metrics").header("host", "admin").body(Body::default()).unwrap();
         let seen = call(self.proxy.admin()[0], request).await.unwrap();
