@@ -181,8 +181,17 @@ fn fault() -> impl Strategy<Value = wire::Fault> {
     let length = || option::of(duration());
     let delay = (percent(), length(), length(), length(), length(), length())
         .prop_map(|(percent, fixed, min, max, p50, p99)| Delay { percent, fixed, min, max, p50, p99 });
-    let abort = (percent(), option::of(400u16..600), option::of(1u8..=16), any::<bool>())
-        .prop_map(|(percent, http_status, grpc_status, reset)| Abort { percent, http_status, grpc_status, reset });
+    let ends = (any::<bool>(), any::<bool>(), any::<bool>());
+    let abort = (percent(), option::of(400u16..600), option::of(1u8..=16), ends).prop_map(
+        |(percent, http_status, grpc_status, (reset, refuse, blackhole))| Abort {
+            percent,
+            http_status,
+            grpc_status,
+            reset,
+            refuse,
+            blackhole,
+        },
+    );
     let one = (option::of(delay), option::of(abort)).prop_map(|(delay, abort)| Fault { delay, abort });
     let end = (0i64..4_000_000_000).prop_map(|second| Timestamp::from_second(second).unwrap());
     (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), end, duration()).prop_map(

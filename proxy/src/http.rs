@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod deadline;
+pub mod faults;
 pub mod grpc;
 pub mod headers;
 pub mod lineage;

@@ -141,7 +141,7 @@ fn fate_of(status: u16, reason: Option<&str>) -> &'static str {
         (_, Some("attempt_timeout" | "request_timeout" | "idle_timeout")) => fate::TIMED_OUT,
         (_, Some("bulkhead_full" | "bulkhead_timeout")) => fate::REFUSED,
         (_, Some("breaker_open")) => fate::LEFT_ALONE,
-        (_, Some("fault_abort" | "fault_reset")) => fate::INJECTED,
+        (_, Some(reason)) if reason.starts_with("fault_") => fate::INJECTED,
         (_, None | Some("callee_error")) => fate::FAILED,
         (_, Some(_)) => fate::UNREACHABLE,
     }

@@ -102,7 +102,7 @@ pub struct Delay {
     pub p99: Option<Duration>,
 }
 
-/// The end of a try that is not sent: exactly one of `httpStatus`, `grpcStatus` and `reset`.
+/// The end of a try that is not sent: exactly one of `httpStatus`, `grpcStatus`, `reset`, `refuse` and `blackhole`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
@@ -121,6 +121,12 @@ pub struct Abort {
     /// The try ends as if the connection had been reset before a response.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
+    /// The try ends as if nobody listened at the callee's address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refuse: bool,
+    /// The try hangs, as if no packet came back, until a clock of the policy ends it, at the latest until the fault ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blackhole: bool,
 }
 
 /// Where in the caller's proxy a fault is injected.

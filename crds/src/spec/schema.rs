@@ -224,8 +224,9 @@ pub(crate) fn delay_rules() -> Value {
 
 pub(crate) fn abort_rules() -> Value {
     rules([(
-        "(has(self.httpStatus) ? 1 : 0) + (has(self.grpcStatus) ? 1 : 0) + (has(self.reset) && self.reset ? 1 : 0) == 1",
-        "an abort is exactly one of httpStatus, grpcStatus and reset: true",
+        "(has(self.httpStatus) ? 1 : 0) + (has(self.grpcStatus) ? 1 : 0) + (has(self.reset) && self.reset ? 1 : 0) \
+         + (has(self.refuse) && self.refuse ? 1 : 0) + (has(self.blackhole) && self.blackhole ? 1 : 0) == 1",
+        "an abort is exactly one of httpStatus, grpcStatus, reset: true, refuse: true and blackhole: true",
     )])
 }
 

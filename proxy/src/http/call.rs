@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     deadline, grpc,
-    headers::{TRACEPARENT, X_REQUEST_ID, correlation},
+    headers::{TRACEPARENT, X_REQUEST_ID},
     lineage::{Entered, FIREBREAK_RETRY},
     serve::Link,
     tries::Tries,
@@ -20,7 +20,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Permit,
-        fault::{FaultSet, Hit, id_hash},
+        fault::FaultSet,
         timeout::{End, nearest},
     },
     snapshot::{Admitted, Callee},
@@ -127,35 +127,6 @@ impl Call {
         headers.remove(FIREBREAK_RETRY);
         if let (Some(entered), true) = (&self.entered, is_failure) {
             entered.tell(headers);
-        }
-    }
-
-    /// Draws what hits the try that is about to be made.
-    pub fn draw(&mut self, head: &Parts, now: Instant) -> Hit {
-        self.fault = None;
-        let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
-        let Some(set) = set else { return Hit::default() };
-        let id = correlation(&head.headers).map_or_else(|| fastrand::u64(..), id_hash);
-        let hit = set.draw(id, self.attempts);
-        if hit.delay.is_some() {
-            set.count_delay();
-        }
-        if hit != Hit::default() {
-            self.tries.hit(set, hit.delay);
-            self.fault = Some(Arc::clone(set));
-        }
-        hit
-    }
-
-    /// How long the FaultSpec that hit the last try goes on.
-    pub fn fault_remains(&self, now: Instant) -> Duration {
-        self.fault.as_ref().map_or(Duration::ZERO, |fault| fault.remains(now))
-    }
-
-    /// Counts the abort of a try that has come to it.
-    pub fn count_abort(&self, hit: Hit) {
-        if let (Some(fault), Some(_)) = (&self.fault, hit.abort) {
-            fault.count_abort();
         }
     }
 

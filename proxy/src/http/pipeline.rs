@@ -33,7 +33,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Need,
-        fault::Abort,
+        fault::Injected,
         retry::{Brought, Retries, Told},
         timeout::End,
     },
@@ -50,7 +50,7 @@ pub enum Got {
     /// The callee's answer.
     Answer(Answer),
     /// The answer of an injected fault.
-    Injected(Abort),
+    Injected(Injected),
 }
 
 /// A request on its way through the tries.
@@ -90,7 +90,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     };
     match outcome {
         Err(reason) => reply::failure(call, reason),
-        Ok(Got::Injected(abort)) => reply::injected(call, abort),
+        Ok(Got::Injected(answer)) => reply::injected(call, answer),
         Ok(Got::Answer(answer)) => match switching.filter(|_| upgrade::agreed(&answer, &head.method)) {
             Some(switching) => upgrade::switch(call, plan.clocks, switching, answer),
             None => reply::relayed(call, plan.clocks, activity, source.upload(), answer),
@@ -339,16 +339,11 @@ impl Sending<'_> {
         if let Some(reason) = self.call.link.first_try.take() {
             return Err(reason);
         }
-        let hit = self.call.draw(self.head, now);
-        if let Some(delay) = hit.delay {
-            // Not beyond the fault's own end.
-            sleep(delay.min(self.call.fault_remains(now))).await;
-        }
-        self.call.count_abort(hit);
-        match hit.abort {
-            Some(Abort::Reset) => return Err(Reason::FaultReset),
-            Some(answered) => return Ok(Got::Injected(answered)),
-            None => {}
+        if !self.call.callee.faults.is_empty() {
+            let hit = self.call.draw(self.head, now);
+            if let Some(end) = self.call.suffer(hit).await {
+                return end.map(Got::Injected);
+            }
         }
         self.call.tries.sent();
         self.tell_callee();
@@ -395,8 +390,8 @@ fn brought(outcome: &Result<Got, Reason>, call: &Call) -> Brought {
                 _ => Brought::Response { status, grpc },
             }
         }
-        Ok(Got::Injected(abort)) => {
-            let (status, grpc) = reply::injected_status(*abort, call.grpc);
+        Ok(Got::Injected(answer)) => {
+            let (status, grpc) = reply::injected_status(*answer, call.grpc);
             Brought::Response { status, grpc }
         }
     }
@@ -419,8 +414,8 @@ fn ended(outcome: &Result<Got, Reason>, call: &Call, reused: Option<bool>) -> En
             let grpc = call.grpc.then(|| grpc::status(headers)).flatten();
             (reply::failure_of(call, status, grpc, headers), Some(status), grpc)
         }
-        Ok(Got::Injected(abort)) => {
-            let (status, grpc) = reply::injected_status(*abort, call.grpc);
+        Ok(Got::Injected(answer)) => {
+            let (status, grpc) = reply::injected_status(*answer, call.grpc);
             (Some(Reason::FaultAbort), Some(status), grpc)
         }
     };

@@ -19,7 +19,7 @@ use super::{
     send_body::{Activity, Upload},
 };
 use crate::{
-    policy::{fault::Abort, timeout::Clocks},
+    policy::{fault::Injected, timeout::Clocks},
     telemetry::metrics::Direction,
     upstream::send::{Answer, Connection},
     verdict::{Fate, Reason, proxy_status::said_by_callee},
@@ -79,8 +79,8 @@ pub fn failure(mut call: Call, reason: Reason) -> Response<ReplyBody> {
 }
 
 /// The answer of a fault in the callee's place.
-pub fn injected(mut call: Call, abort: Abort) -> Response<ReplyBody> {
-    let (status, grpc_status) = injected_status(abort, call.grpc);
+pub fn injected(mut call: Call, answer: Injected) -> Response<ReplyBody> {
+    let (status, grpc_status) = injected_status(answer, call.grpc);
     let response = own(&call, status, grpc_status.unwrap_or_default(), Reason::FaultAbort);
     call.status = Some(response.status());
     call.failed(Reason::FaultAbort);
@@ -89,13 +89,12 @@ pub fn injected(mut call: Call, abort: Abort) -> Response<ReplyBody> {
 
 /// The statuses, HTTP and gRPC, that an injected answer has. A status of one protocol is said in the other's words where
 /// the request speaks that.
-pub fn injected_status(abort: Abort, is_grpc: bool) -> (StatusCode, Option<u8>) {
-    match (abort, is_grpc) {
-        (Abort::Http(status), false) => (status, None),
-        (Abort::Http(status), true) => (StatusCode::OK, Some(grpc::from_http(status))),
-        (Abort::Grpc(status), true) => (StatusCode::OK, Some(status)),
-        (Abort::Grpc(status), false) => (grpc::to_http(status), None),
-        (Abort::Reset, _) => (Reason::FaultReset.status(), None),
+pub fn injected_status(answer: Injected, is_grpc: bool) -> (StatusCode, Option<u8>) {
+    match (answer, is_grpc) {
+        (Injected::Http(status), false) => (status, None),
+        (Injected::Http(status), true) => (StatusCode::OK, Some(grpc::from_http(status))),
+        (Injected::Grpc(status), true) => (StatusCode::OK, Some(status)),
+        (Injected::Grpc(status), false) => (grpc::to_http(status), None),
     }
 }
 

@@ -18,7 +18,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::{route::matcher::Matcher, telemetry::metrics::FaultMetrics};
+use crate::{route::matcher::Matcher, telemetry::metrics::FaultMetrics, verdict::Reason};
 
 /// A compiled FaultSpec, as far as it concerns one callee.
 #[derive(Debug)]
@@ -64,12 +64,21 @@ const LONGEST: u32 = 10;
 /// How a try ends that is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abort {
-    /// Answered with this status.
+    /// By an answer in the callee's place.
+    Answer(Injected),
+    /// At once, without an answer.
+    Failure(Reason),
+    /// Not, until a clock or the fault's own end.
+    Blackhole,
+}
+
+/// The answer of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injected {
+    /// This status.
     Http(StatusCode),
-    /// Answered with this gRPC status.
+    /// This gRPC status.
     Grpc(u8),
-    /// Cut, as by a reset.
-    Reset,
 }
 
 /// What hits one try.
@@ -91,11 +100,7 @@ impl FaultSet {
         });
         let aborts = list().filter_map(|(fault, place)| {
             let abort = fault.abort.as_ref()?;
-            Some(Drawn {
-                place,
-                parts_per_million: abort.percent.parts_per_million(),
-                what: Abort::try_from(abort).ok()?,
-            })
+            Some(Drawn { place, parts_per_million: abort.percent.parts_per_million(), what: Abort::of(abort)? })
         });
         Self {
             name: name.into(),
@@ -183,15 +188,17 @@ impl Length {
     }
 }
 
-impl TryFrom<&spec::Abort> for Abort {
-    type Error = http::status::InvalidStatusCode;
-
-    fn try_from(abort: &spec::Abort) -> Result<Self, Self::Error> {
-        match (abort.http_status, abort.grpc_status) {
-            (Some(status), _) => StatusCode::from_u16(status).map(Self::Http),
-            (None, Some(status)) => Ok(Self::Grpc(status)),
-            (None, None) => Ok(Self::Reset),
-        }
+impl Abort {
+    /// `None` for words of a newer version.
+    fn of(abort: &spec::Abort) -> Option<Self> {
+        let http = abort.http_status.and_then(|status| StatusCode::from_u16(status).ok()).map(Injected::Http);
+        let answer = http.or(abort.grpc_status.map(Injected::Grpc)).map(Self::Answer);
+        let silent = [
+            (abort.reset, Self::Failure(Reason::FaultReset)),
+            (abort.refuse, Self::Failure(Reason::FaultRefuse)),
+            (abort.blackhole, Self::Blackhole),
+        ];
+        answer.or_else(|| silent.into_iter().find_map(|(wanted, end)| wanted.then_some(end)))
     }
 }
 

@@ -136,6 +136,18 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
     ),
     (Reason::FaultReset, advise("A FaultSpec cut the try, as a reset would.", "As for `fault_abort`.")),
     (
+        Reason::FaultRefuse,
+        advise("A FaultSpec ended the try as if nobody listened at the callee's address.", "As for `fault_abort`."),
+    ),
+    (
+        Reason::FaultBlackhole,
+        advise(
+            "A FaultSpec let the try hang, and no clock of the policy ended it before the fault itself ended.",
+            "As for `fault_abort`; a caller without an `attempt` or `request` clock waits like that for a callee that is \
+             gone without a word.",
+        ),
+    ),
+    (
         Reason::NoEndpoints,
         advise(
             "The callee has no endpoint. Local mode only: in a cluster such a call ends as `connection_refused` \

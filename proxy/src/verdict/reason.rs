@@ -37,6 +37,10 @@ pub enum Reason {
     FaultAbort,
     /// A FaultSpec cut the try as a reset would.
     FaultReset,
+    /// A FaultSpec ended the try as if nobody listened.
+    FaultRefuse,
+    /// A FaultSpec let the try hang until the fault itself ended.
+    FaultBlackhole,
     /// The callee has no endpoint.
     NoEndpoints,
     /// The callee broke the protocol.
@@ -85,7 +89,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 29] = [
+pub const REASONS: [Reason; 31] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -102,6 +106,8 @@ pub const REASONS: [Reason; 29] = [
     Reason::BreakerOpen,
     Reason::FaultAbort,
     Reason::FaultReset,
+    Reason::FaultRefuse,
+    Reason::FaultBlackhole,
     Reason::NoEndpoints,
     Reason::ProtocolError,
     Reason::UpgradeFailed,
@@ -168,6 +174,10 @@ static SAID: [Said; REASONS.len()] = {
             "a FaultSpec answered in the callee's place"),
         said("fault_reset", "connection_terminated", S::BAD_GATEWAY, 14, Injected,
             "a FaultSpec cut the connection"),
+        said("fault_refuse", "connection_refused", S::BAD_GATEWAY, 14, Injected,
+            "a FaultSpec refused the connection"),
+        said("fault_blackhole", "connection_timeout", S::GATEWAY_TIMEOUT, 14, Injected,
+            "a FaultSpec let the try hang, and no clock ended it before the fault did"),
         said("no_endpoints", "destination_unavailable", S::SERVICE_UNAVAILABLE, 14, CalleePlatform,
             "the callee has no endpoint"),
         said("protocol_error", "http_protocol_error", S::BAD_GATEWAY, 13, CalleeApp,
@@ -221,7 +231,14 @@ impl Reason {
 
     /// Whether the callee's application cannot have seen the request.
     pub fn is_unsent(self) -> bool {
-        matches!(self, Self::ConnectTimeout | Self::ConnectionRefused | Self::ConnectFailed)
+        matches!(
+            self,
+            Self::ConnectTimeout
+                | Self::ConnectionRefused
+                | Self::ConnectFailed
+                | Self::FaultRefuse
+                | Self::FaultBlackhole
+        )
     }
 
     /// Whether it says something about the callee's health. A limit of ours, or a caller that left, does not.

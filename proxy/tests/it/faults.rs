@@ -3,7 +3,7 @@ use std::time::Duration;
 use http::Request;
 use serde_json::{Value, json};
 
-use super::support::{Callee, Mesh, counts};
+use super::support::{Callee, Mesh, call_h2, counts, h2_request};
 
 fn fault(faults: Value) -> Value {
     json!({"faults": faults, "seed": 42, "expiresAt": "2100-01-01T00:00:00Z", "duration": "10m"})
@@ -141,4 +141,101 @@ async fn delays_that_vary_are_the_same_in_every_run() {
         assert_eq!(runs[0], runs[1]);
         assert!(runs[0][0] != runs[0][1] && runs[0][1] != runs[0][2], "{:?}", runs[0]);
     }
+}
+
+#[tokio::test]
+async fn a_refusal_is_retried_like_a_connection_that_was_refused() {
+    let callee = Callee::answering(&[200]).await;
+    let refuse = || fault(json!([{"abort": {"percent": 100, "refuse": true}}]));
+    let alone = mesh(&callee, json!({}), refuse());
+    let seen = alone.get("/").await;
+    assert_eq!((seen.status.as_u16(), callee.requests()), (502, 0));
+    assert!(
+        seen.has_reason("fault_refuse") && seen.verdict().contains("error=connection_refused"),
+        "{}",
+        seen.verdict()
+    );
+    assert!(seen.verdict().contains("domain=injected; firebreak-attempts=1;"));
+    for (condition, method, tries) in
+        [("connect-failure", "POST", 3), ("reset-before-response", "GET", 1), ("gateway-error", "GET", 3)]
+    {
+        let retries = json!({"maxRetries": 2, "conditions": [condition], "backoff": {"base": "1ms"}});
+        let mesh = mesh(&callee, json!({"retries": retries}), refuse());
+        let seen = mesh.send(Request::builder().method(method).uri("/")).await;
+        assert!(seen.verdict().contains(&format!("firebreak-attempts={tries};")), "{condition}: {}", seen.verdict());
+        assert_eq!(mesh.attempts(tries).await, counts(&[("injected", tries)]));
+    }
+    assert_eq!(callee.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_blackhole_hangs_until_a_clock_ends_the_try() {
+    let callee = Callee::answering(&[200]).await;
+    let hole = || fault(json!([{"abort": {"percent": 100, "blackhole": true}}]));
+    for (clock, reason) in [("attempt", "attempt_timeout"), ("request", "request_timeout"), ("idle", "idle_timeout")] {
+        let mesh = mesh(&callee, json!({"timeouts": {clock: "50ms"}}), hole());
+        let seen = mesh.get("/").await;
+        assert!(seen.has_reason(reason) && seen.verdict().contains("domain=injected"), "{}", seen.verdict());
+        assert!(seen.took >= Duration::from_millis(50));
+        assert!(mesh.metrics().await.contains("firebreak_fault_injected_total{fault=\"shop/test\",kind=\"abort\"} 1"));
+    }
+    assert_eq!(callee.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_blackhole_without_a_clock_ends_with_the_fault() {
+    let callee = Callee::answering(&[200]).await;
+    let mut hole = fault(json!([{"abort": {"percent": 100, "blackhole": true}}]));
+    hole["duration"] = json!("300ms");
+    let alone = mesh(&callee, json!({}), hole.clone());
+    let seen = alone.get("/").await;
+    assert_eq!((seen.status.as_u16(), callee.requests()), (504, 0), "it was not sent late");
+    assert!(
+        seen.has_reason("fault_blackhole") && seen.verdict().contains("error=connection_timeout"),
+        "{}",
+        seen.verdict()
+    );
+    assert_eq!(alone.fates(1).await, counts(&[("injected", 1)]));
+    let retries = json!({"retries": {"maxRetries": 1, "conditions": ["connect-failure"]}});
+    assert_eq!(mesh(&callee, retries, hole).get("/").await.status, 200, "nothing was sent, so another try may be");
+}
+
+#[tokio::test]
+async fn a_grpc_call_is_told_of_a_refusal_in_its_own_words() {
+    let callee = Callee::answering(&[200]).await;
+    let mesh = mesh(&callee, json!({}), fault(json!([{"abort": {"percent": 100, "refuse": true}}])));
+    let seen = call_h2(mesh.address, h2_request("/").header("content-type", "application/grpc")).await.unwrap();
+    assert_eq!((seen.status.as_u16(), &seen.headers["grpc-status"]), (200, &http::HeaderValue::from_static("14")));
+    assert!(seen.has_reason("fault_refuse"), "{}", seen.verdict());
+}
+
+/// Of two FaultSpecs at one callee the first of the list that is for a request acts, whole; the second has the others.
+#[tokio::test]
+async fn of_two_faults_one_acts_on_a_request() {
+    let callee = Callee::answering(&[200]).await;
+    let answer = |status: u16| fault(json!([{"abort": {"percent": 100, "httpStatus": status}}]));
+    let mut first = answer(418);
+    first["match"] = json!([{"headers": {"x-test-user": {"prefix": "qa-"}}}]);
+    first["faults"][0]["abort"]["percent"] = json!(50);
+    let port = json!({"protocol": "Http", "faults": ["front/theirs", "shop/test"]});
+    let mut mesh = Mesh::with(&[callee.address], port, &[("FaultSpec", answer(503))]);
+    mesh.change(|config| {
+        config["entries"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"kind": "FaultSpec", "name": "front/theirs", "body": first}));
+    });
+    let mut statuses = counts(&[]);
+    for id in 0..40 {
+        let request = Request::get("/").header("x-test-user", "qa-7").header("x-request-id", format!("r-{id}"));
+        let seen = mesh.send(request).await;
+        assert_eq!(seen.status == 418, seen.verdict().contains("firebreak-fault=\"front/theirs\""));
+        *statuses.entry(seen.status.as_str().to_owned()).or_default() += 1;
+    }
+    assert!(statuses.len() == 2 && statuses["418"] > 5 && statuses["200"] > 5, "never the other's: {statuses:?}");
+    let seen = mesh.get("/").await;
+    assert!(seen.status == 503 && seen.verdict().contains("firebreak-fault=\"shop/test\""), "{}", seen.verdict());
+    // When the first ends, the second has its requests too.
+    mesh.change(|config| drop(config["entries"].as_array_mut().unwrap().pop()));
+    assert_eq!(mesh.send(Request::get("/").header("x-test-user", "qa-7")).await.status, 503);
 }

@@ -1,0 +1,46 @@
+//! What a FaultSpec does to a request: drawn for each try, and suffered before the try is sent.
+
+use http::request::Parts;
+use tokio::time::{Instant, sleep};
+
+use super::{call::Call, headers::correlation};
+use crate::{
+    policy::fault::{Abort, Hit, Injected, id_hash},
+    verdict::Reason,
+};
+
+impl Call {
+    /// Draws what hits the try that is about to be made.
+    pub fn draw(&mut self, head: &Parts, now: Instant) -> Hit {
+        self.fault = None;
+        let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
+        let Some(set) = set else { return Hit::default() };
+        let id = correlation(&head.headers).map_or_else(|| fastrand::u64(..), id_hash);
+        let hit = set.draw(id, self.attempts);
+        if hit != Hit::default() {
+            self.tries.hit(set, hit.delay);
+            self.fault = Some(set.clone());
+        }
+        hit
+    }
+
+    /// Suffers what was drawn. What it comes to, if it is an end: an answer in the callee's place, or a failure.
+    pub async fn suffer(&self, hit: Hit) -> Option<Result<Injected, Reason>> {
+        let fault = self.fault.as_ref()?;
+        if let Some(delay) = hit.delay {
+            fault.count_delay();
+            // Not beyond the fault's own end.
+            sleep(delay.min(fault.remains(Instant::now()))).await;
+        }
+        let abort = hit.abort?;
+        fault.count_abort();
+        Some(match abort {
+            Abort::Answer(answer) => Ok(answer),
+            Abort::Failure(reason) => Err(reason),
+            Abort::Blackhole => {
+                sleep(fault.remains(Instant::now())).await;
+                Err(Reason::FaultBlackhole)
+            }
+        })
+    }
+}
