@@ -93,6 +93,8 @@ pub struct NotAdmitted {
 pub struct Policy {
     /// `namespace/name`.
     pub name: Box<str>,
+    /// Of the object that it was compiled from.
+    pub generation: i64,
     /// What retries may add, if there are retries.
     pub budget: Option<Arc<Budget>>,
     base: Plan,
@@ -133,8 +135,14 @@ impl Callee {
 
 impl Policy {
     /// A policy with its exceptions, the first match to win.
-    pub fn new(name: &str, budget: Option<Arc<Budget>>, base: Plan, routes: Box<[(Matcher, Plan)]>) -> Self {
-        Self { name: name.into(), budget, base, routes }
+    pub fn new(
+        name: &str,
+        generation: i64,
+        budget: Option<Arc<Budget>>,
+        base: Plan,
+        routes: Box<[(Matcher, Plan)]>,
+    ) -> Self {
+        Self { name: name.into(), generation, budget, base, routes }
     }
 
     fn plan(&self, request: &Parts) -> &Plan {

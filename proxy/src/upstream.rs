@@ -1,6 +1,7 @@
 //! Connections to callees: opened, shared, kept and given up.
 
 pub mod connect;
+pub mod keep_alive;
 pub mod pool;
-pub mod received;
 pub mod send;
+pub mod traffic;

@@ -27,6 +27,7 @@ use firebreak_proxy::{
         exposition,
         metrics::{Breakers, Direction, Registry},
     },
+    upstream::keep_alive::SEEN,
     verdict::{AttemptOutcome, Fate, REASONS, Reason, advice::DOMAINS},
 };
 use firebreak_tests::{program, root};
@@ -338,9 +339,16 @@ fn exposition() -> anyhow::Result<String> {
     let callee = registry.callee(Direction::Outbound, "shop/service2", Some(80));
     let shard = callee.shard(0);
     shard.request(Fate::Failed, Some(http::StatusCode::BAD_GATEWAY), Duration::from_mins(1));
-    shard.failure(Reason::CalleeError, false);
+    shard.failure(Reason::CalleeError, Reason::CalleeError.domain());
     shard.attempt(AttemptOutcome::Error);
-    for counter in [&shard.retries_refused, &shard.pushed_back, &shard.replaced, &shard.opaque, &shard.opaque_bytes] {
+    for counter in [
+        &shard.retries_refused,
+        &shard.pushed_back,
+        &shard.replaced,
+        &shard.given_up,
+        &shard.opaque,
+        &shard.opaque_bytes,
+    ] {
         counter.increment();
     }
     for (level, endpoint) in [(&callee.breaker, false), (&callee.endpoint_breakers, true)] {
@@ -356,6 +364,8 @@ fn exposition() -> anyhow::Result<String> {
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
     }
+    let apart = Duration::from_secs(2);
+    (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
     registry.fault("shop/slow").delays.store(1, Relaxed);
     let report = Publisher::new(&registry, BTreeMap::new()).publish(br#"{"format": 1}"#);

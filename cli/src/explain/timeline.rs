@@ -52,7 +52,9 @@ fn head(text: &mut String, proxy: &str, record: &Record) -> std::fmt::Result {
         ("policy", "TrafficPolicy ", record.policy.as_deref()),
     ] {
         if let Some(value) = value {
-            line(text, word, &format!("{kind}{value}"))?;
+            let generation = record.policy_generation.filter(|_| word == "policy");
+            let generation = generation.map(|generation| format!(", generation {generation}")).unwrap_or_default();
+            line(text, word, &format!("{kind}{value}{generation}"))?;
         }
     }
     writeln!(text)
@@ -78,6 +80,9 @@ fn tries(text: &mut String, record: &Record) -> std::fmt::Result {
         let (at, took, number) = (told.started_ms, told.duration_ms, told.number);
         let (style, said) = said(told);
         writeln!(text, "  {at:>8} {took:>8} {number:>4}  {:wide$}  {style}{said}{style:#}", told.endpoint)?;
+        if let Some(evidence) = evidence(told) {
+            writeln!(text, "  {:>22}  {:wide$}  {evidence}", "", "")?;
+        }
     }
     let status = record.status.map_or("no answer".to_owned(), |status| status.to_string());
     writeln!(text, "  {:>8} {:>8} {:>4}  end: the caller got {status}\n", record.duration_ms, "", "")
@@ -105,6 +110,23 @@ fn said(told: &Try) -> (Style, String) {
     (style, parts.join(", "))
 }
 
+/// What is known of the connection of a try that failed.
+fn evidence(told: &Try) -> Option<String> {
+    told.reason.as_ref()?;
+    let mut parts = Vec::new();
+    parts.extend(told.connection_age_ms.map(|ms| format!("connection {} old", short(ms))));
+    parts.extend(told.connection_idle_ms.map(|ms| format!("idle for {} before", short(ms))));
+    let bytes = told.bytes_sent.zip(told.bytes_received);
+    parts.extend(bytes.map(|(sent, received)| format!("{sent} bytes sent, {received} received")));
+    parts.extend(told.errno.clone());
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// A length of time in the unit that people use for it.
+fn short(ms: u64) -> String {
+    if ms < 1000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1000, ms % 1000 / 100) }
+}
+
 fn verdict(text: &mut String, record: &Record) -> std::fmt::Result {
     let Some(reason) = &record.reason else { return slowed(text, record) };
     let domain = record.fault_domain.as_deref().unwrap_or_default();
@@ -114,6 +136,12 @@ fn verdict(text: &mut String, record: &Record) -> std::fmt::Result {
     if let Some(advice) = Reason::named(reason).map(Reason::advice) {
         line(text, "means", advice.means)?;
         line(text, "next", advice.next)?;
+    }
+    if let Some(ms) = record.callee_idle_timeout_ms {
+        line(text, "evidence", &format!("the callee closes connections idle for about {}", short(ms)))?;
+    }
+    if let Some(dependency) = &record.dependency {
+        line(text, "evidence", &format!("its application called {dependency}, which failed: ask that first"))?;
     }
     if let (Some(fault), "injected") = (&record.fault, domain) {
         line(text, "fault", &format!("FaultSpec {fault} is to blame: kubectl get fspec -A shows it"))?;

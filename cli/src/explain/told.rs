@@ -45,7 +45,10 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     pub(super) duration_ms: u64,
     pub(super) policy: Option<String>,
+    pub(super) policy_generation: Option<i64>,
     pub(super) fault: Option<String>,
+    pub(super) dependency: Option<String>,
+    pub(super) callee_idle_timeout_ms: Option<u64>,
     pub(super) tries: Vec<Try>,
 }
 
@@ -64,6 +67,11 @@ pub(super) struct Try {
     pub(super) fault: Option<String>,
     pub(super) delay_ms: Option<u64>,
     pub(super) connection_reused: Option<bool>,
+    pub(super) connection_age_ms: Option<u64>,
+    pub(super) connection_idle_ms: Option<u64>,
+    pub(super) bytes_sent: Option<u64>,
+    pub(super) bytes_received: Option<u64>,
+    pub(super) errno: Option<String>,
 }
 
 /// Why it is not known which request is meant.

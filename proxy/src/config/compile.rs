@@ -135,15 +135,16 @@ impl Carried {
     ) -> Callee {
         let policy = port.policies.iter().find_map(|name| entries.policies.get_key_value(name.as_str()));
         let policy = policy.filter(|_| !transparent);
-        let limits = policy.and_then(|(_, policy)| policy.bulkhead.as_ref()).map_or(bulkhead::Limits::NONE, Into::into);
+        let limits =
+            policy.and_then(|(_, (_, policy))| policy.bulkhead.as_ref()).map_or(bulkhead::Limits::NONE, Into::into);
         let key = (Box::from(name), port.port);
         let mut state = self.callees.remove(&key).unwrap_or_else(|| self.new_state(name, port.port));
         state.gate.set(limits);
         state.gate.wake();
         let endpoints = port.endpoints.as_deref();
-        let endpoints = state.endpoints(policy.map(|(_, policy)| *policy), endpoints, now);
-        state.limit_rate(policy.and_then(|(_, policy)| policy.rate_limit), now);
-        let policy = policy.map(|(name, policy)| state.policy(name, policy, now));
+        let endpoints = state.endpoints(policy.map(|(_, (_, policy))| *policy), endpoints, now);
+        state.limit_rate(policy.and_then(|(_, (_, policy))| policy.rate_limit), now);
+        let policy = policy.map(|(name, policy)| state.policy(name, *policy, now));
         let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
         let callee = Callee {
             id: state.id,
@@ -221,7 +222,7 @@ impl State {
         }
     }
 
-    fn policy(&mut self, name: &str, policy: &wire::Policy, now: Instant) -> Policy {
+    fn policy(&mut self, name: &str, (generation, policy): Versioned<'_>, now: Instant) -> Policy {
         let retries = policy.retries.as_ref().or_else(|| policy.routes.iter().find_map(|route| route.retries.as_ref()));
         let limits = retries.map(|retries| budget::Limits::from(&retries.budget.unwrap_or_default()));
         if self.budget.as_ref().map(|budget| budget.limits()) != limits {
@@ -230,6 +231,7 @@ impl State {
         let routes = policy.routes.iter().map(|route| (Matcher::from(&route.matches), route_plan(policy, route)));
         Policy::new(
             name,
+            generation,
             self.budget.clone(),
             plan(policy.timeouts.as_ref(), policy.retries.as_ref()),
             routes.collect(),
@@ -264,10 +266,13 @@ fn carried(before: Option<Arc<Breaker>>, limits: breaker::Limits, counts: &Arc<C
     }
 }
 
+/// A policy, and the generation of its object.
+type Versioned<'a> = (i64, &'a wire::Policy);
+
 /// The entries by kind and name: those that concern a pod with the given labels.
 struct Entries<'a> {
     services: Vec<(&'a str, &'a wire::Service)>,
-    policies: HashMap<&'a str, &'a wire::Policy>,
+    policies: HashMap<&'a str, Versioned<'a>>,
     faults: HashMap<&'a str, &'a wire::Fault>,
 }
 
@@ -279,7 +284,9 @@ impl<'a> Entries<'a> {
             let name = entry.name.as_str();
             match &entry.body {
                 Body::Service(service) => entries.services.push((name, service)),
-                Body::Policy(policy) if concerns(&policy.from) => drop(entries.policies.insert(name, policy)),
+                Body::Policy(policy) if concerns(&policy.from) => {
+                    entries.policies.insert(name, (entry.generation, policy));
+                }
                 Body::Fault(fault) if concerns(&fault.from) => drop(entries.faults.insert(name, fault)),
                 Body::Policy(_) | Body::Fault(_) => {}
             }

@@ -28,7 +28,10 @@ use crate::{
         access_log::{self, Record, millis},
         metrics::Direction,
     },
-    verdict::{Domain, Fate, Reason, proxy_status::Member},
+    verdict::{
+        Domain, Fate, Reason,
+        proxy_status::{self, Member},
+    },
 };
 
 /// How much longer than its caller the proxy beside the callee waits: the caller's own proxy is to say the last word, in its own
@@ -58,6 +61,8 @@ pub struct Call {
     pub tries: Tries,
     /// The FaultSpec that hit the last try.
     pub fault: Option<Arc<FaultSet>>,
+    /// What the callee's application called in vain, as far as is known.
+    pub dependency: Option<Box<str>>,
     /// Its place in the bulkhead.
     pub permit: Option<Permit>,
     /// The last try's endpoint, which has to do with it until it ends, and breakers that are to be told then.
@@ -89,6 +94,7 @@ impl Call {
             attempts: 0,
             tries: Tries::default(),
             fault: None,
+            dependency: None,
             permit: None,
             admitted: Admitted::default(),
             retry_after: None,
@@ -139,6 +145,7 @@ impl Call {
             received_status,
             attempts: self.attempts,
             policy: self.callee.policy.as_ref().map(|policy| &*policy.name),
+            dependency: self.dependency.as_deref(),
             fault: self.fault.as_ref().map(|fault| &*fault.name),
         }
     }
@@ -171,7 +178,8 @@ impl Call {
         let shard = self.callee.metrics.shard(self.link.worker.id);
         shard.request(fate, self.status, self.started.elapsed());
         if let Some(reason) = reason {
-            shard.failure(reason, self.domain(reason) == Domain::Injected);
+            shard.failure(reason, self.domain(reason));
+            self.tell_origin(reason);
         }
         if reason.is_some() || self.attempts > 1 || self.tries.delayed() {
             self.record(fate, reason);
@@ -181,11 +189,41 @@ impl Call {
     /// A fault that hit the last try is to blame for a clock that ran out, and for what it did itself; an error that the
     /// callee answered all the same is the callee's.
     fn domain(&self, reason: Reason) -> Domain {
-        if reason.is_clock() && self.fault.is_some() { Domain::Injected } else { reason.domain() }
+        match reason {
+            Reason::CalleeError if self.dependency.is_some() => Domain::CalleeDependency,
+            reason if reason.is_clock() && self.fault.is_some() => Domain::Injected,
+            reason => reason.domain(),
+        }
+    }
+
+    /// Looks for what the callee's application called in vain when its answer says that it failed: beside the callee that is
+    /// known where the application forwards traces, and the caller reads it in what the callee's proxy says.
+    pub fn find_dependency(&mut self, reason: Reason, headers: &HeaderMap) {
+        let known = match (reason, self.link.direction) {
+            (Reason::CalleeError, Direction::Outbound) => proxy_status::dependency_said_by_callee(headers),
+            (Reason::CalleeError, Direction::Inbound) => self.entered.as_ref().and_then(Entered::dependency),
+            _ => None,
+        };
+        self.dependency = known.map(Into::into);
+        self.tell_origin(reason);
+    }
+
+    /// Whatever this call was made for may fail with it. The deepest callee is named.
+    fn tell_origin(&self, reason: Reason) {
+        if self.link.direction == Direction::Inbound || matches!(self.domain(reason), Domain::Caller | Domain::Mesh) {
+            return;
+        }
+        if let Some(traceparent) = &self.ids[1] {
+            let metrics = &self.callee.metrics;
+            let own = || format!("{}:{}", metrics.service, metrics.port).into();
+            let callee = || self.dependency.clone().unwrap_or_else(own);
+            self.link.worker.common.lineage.depends(traceparent, callee);
+        }
     }
 
     fn record(&self, fate: Fate, reason: Option<Reason>) {
         let now = Instant::now();
+        let stale = reason.filter(|reason| *reason == Reason::StaleConnection);
         let id = |value: &Option<HeaderValue>| value.as_ref().and_then(access_log::id);
         self.link.worker.common.log.put(Record {
             time: Timestamp::now(),
@@ -204,7 +242,10 @@ impl Call {
             attempts: self.attempts,
             duration_ms: millis(now.saturating_duration_since(self.started)),
             policy: self.callee.policy.as_ref().map(|policy| policy.name.clone()),
+            policy_generation: self.callee.policy.as_ref().map(|policy| policy.generation),
             fault: self.fault.as_ref().map(|fault| fault.name.clone()),
+            dependency: self.dependency.clone(),
+            callee_idle_timeout_ms: stale.and_then(|_| self.callee.metrics.keep_alive.known(now)).map(millis),
             tries: self.tries.told(self.started, now),
         });
     }

@@ -14,7 +14,7 @@ use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -61,6 +61,8 @@ struct Origin {
     forwarded: AtomicBool,
     /// Retries of such a call have failed.
     failed: AtomicBool,
+    /// The callee that failed a call of it, the first one.
+    dependency: OnceLock<Box<str>>,
 }
 
 /// Keeps a caller's request known while it is under way.
@@ -105,7 +107,8 @@ impl Lineage {
         }
         let attempt = attempt.map_or(0, attempt_number);
         let (forwarded, failed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let origin = Arc::new(Origin { trace, arrived, deadline, attempt, forwarded, failed });
+        let origin =
+            Arc::new(Origin { trace, arrived, deadline, attempt, forwarded, failed, dependency: OnceLock::new() });
         if let Some(trace) = origin.trace {
             self.shard(&trace).lock().entry(trace).or_default().push(Arc::clone(&origin));
         }
@@ -140,6 +143,14 @@ impl Lineage {
         self.failed.store(self.mark(Instant::now()), Relaxed);
     }
 
+    /// A call of this trace was failed by `callee`: whatever it belongs to may fail for that.
+    pub fn depends(&self, traceparent: &HeaderValue, callee: impl Fn() -> Box<str>) {
+        let Some(trace) = trace_of(traceparent) else { return };
+        for origin in self.shard(&trace).lock().get(&trace).into_iter().flatten() {
+            origin.dependency.get_or_init(&callee);
+        }
+    }
+
     fn shard(&self, trace: &Trace) -> &Mutex<Shard> {
         #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]
         let hash = self.hasher.hash_one(trace) as usize;
@@ -159,6 +170,11 @@ impl Entered {
             return self.origin.failed.load(Relaxed);
         }
         self.lineage.failed.load(Relaxed) >= self.lineage.mark(self.origin.arrived)
+    }
+
+    /// The callee that failed a call on its behalf, the first one: `namespace/name:port`.
+    pub fn dependency(&self) -> Option<&str> {
+        self.origin.dependency.get().map(|callee| &**callee)
     }
 
     /// Says in a failed answer to this request that another try will not help.
@@ -207,7 +223,11 @@ fn attempt_number(value: &HeaderValue) -> u32 {
 
 /// The trace's id. All zeros is none.
 fn trace(headers: &HeaderMap) -> Option<Trace> {
-    let hex = headers.get(TRACEPARENT)?.as_bytes().get(3..35)?;
+    trace_of(headers.get(TRACEPARENT)?)
+}
+
+fn trace_of(traceparent: &HeaderValue) -> Option<Trace> {
+    let hex = traceparent.as_bytes().get(3..35)?;
     let mut trace = [0; 16];
     for (byte, pair) in trace.iter_mut().zip(hex.chunks_exact(2)) {
         let digit = |hex: u8| char::from(hex).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

@@ -62,6 +62,7 @@ struct Sending<'a> {
     activity: Option<&'a Activity>,
     last_endpoint: Option<SocketAddr>,
     last_connection: Cell<Option<Used>>,
+    errno: Cell<Option<i32>>,
 }
 
 /// Serves one request.
@@ -83,9 +84,10 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     let outcome = match admit(&mut call, head.version).await {
         Err(reason) => Err(reason),
         Ok(()) => {
-            let (activity, last_endpoint, last_connection) = (activity.as_ref(), None, Cell::new(None));
+            let (activity, last_endpoint) = (activity.as_ref(), None);
+            let (last_connection, errno) = (Cell::new(None), Cell::new(None));
             let (call, head, source) = (&mut call, &mut head, &source);
-            Sending { call, plan, head, source, activity, last_endpoint, last_connection }.run().await
+            Sending { call, plan, head, source, activity, last_endpoint, last_connection, errno }.run().await
         }
     };
     match outcome {
@@ -176,9 +178,9 @@ impl Sending<'_> {
     fn enter(&mut self, outcome: &Result<Got, Reason>) {
         let used = self.last_connection.take();
         // A try that was not sent leaves the connection of the one before.
-        let reused = used.as_ref().filter(|_| self.call.tries.was_sent()).map(|used| used.carried);
+        let connection = used.as_ref().filter(|_| self.call.tries.was_sent()).map(Used::evidence);
         self.last_connection.set(used);
-        let ended = ended(outcome, self.call, reused);
+        let ended = Ended { connection, errno: self.errno.take(), ..ended(outcome, self.call) };
         self.call.callee.metrics.shard(self.call.link.worker.id).attempt(ended.outcome);
         self.call.tries.ended(ended);
     }
@@ -349,8 +351,8 @@ impl Sending<'_> {
         self.tell_callee();
         let callee = &*self.call.callee;
         let worker = &*self.call.link.worker;
-        let (clocks, used) = (self.plan.clocks, &self.last_connection);
-        let target = Target { worker, callee, address, clocks, used, end };
+        let (clocks, used, errno) = (self.plan.clocks, &self.last_connection, &self.errno);
+        let target = Target { worker, callee, address, clocks, used, end, errno };
         target.exchange(self.head, self.source).await.map(Got::Answer)
     }
 }
@@ -406,7 +408,7 @@ fn attempt_outcome(outcome: &Result<Got, Reason>, call: &Call) -> AttemptOutcome
     }
 }
 
-fn ended(outcome: &Result<Got, Reason>, call: &Call, reused: Option<bool>) -> Ended {
+fn ended(outcome: &Result<Got, Reason>, call: &Call) -> Ended {
     let (reason, status, grpc_status) = match outcome {
         Err(reason) => (Some(*reason), None, None),
         Ok(Got::Answer(answer)) => {
@@ -419,5 +421,13 @@ fn ended(outcome: &Result<Got, Reason>, call: &Call, reused: Option<bool>) -> En
             (Some(Reason::FaultAbort), Some(status), grpc)
         }
     };
-    Ended { at: Instant::now(), outcome: attempt_outcome(outcome, call), reason, status, grpc_status, reused }
+    Ended {
+        at: Instant::now(),
+        outcome: attempt_outcome(outcome, call),
+        reason,
+        status,
+        grpc_status,
+        connection: None,
+        errno: None,
+    }
 }

@@ -48,6 +48,7 @@ pub fn relayed(
     let reason = failure_of(&call, head.status, grpc_status, &head.headers);
     call.tell_layers(&mut head.headers, reason.is_some());
     if let Some(reason) = reason {
+        call.find_dependency(reason, &head.headers);
         call.member(reason, Some(head.status)).append_to(&mut head.headers);
     }
     let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle));

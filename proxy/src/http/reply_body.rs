@@ -139,6 +139,7 @@ impl Tail {
             && let Some(reason) = failure_of(&self.call, received, status, trailers)
         {
             self.reason = Some(reason);
+            self.call.find_dependency(reason, trailers);
             self.call.member(reason, Some(received)).append_to(trailers);
         }
     }

@@ -105,7 +105,7 @@ impl Link {
         let fate = reason.map_or(Fate::Succeeded, Fate::from);
         shard.request(fate, status, started.elapsed());
         let Some(reason) = reason else { return };
-        shard.failure(reason, false);
+        shard.failure(reason, reason.domain());
         self.worker.common.log.put(Record {
             time: Timestamp::now(),
             direction: self.direction.name(),
@@ -123,7 +123,10 @@ impl Link {
             attempts,
             duration_ms: millis(started.elapsed()),
             policy: callee.policy.as_ref().map(|policy| policy.name.clone()),
+            policy_generation: callee.policy.as_ref().map(|policy| policy.generation),
             fault: None,
+            dependency: None,
+            callee_idle_timeout_ms: None,
             tries: Vec::new(),
         });
     }

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::{
     policy::fault::FaultSet,
-    telemetry::access_log::{Try, millis},
+    telemetry::access_log::{self, Try, millis},
+    upstream::send::Evidence,
     verdict::{AttemptOutcome, Reason},
 };
 
@@ -39,8 +40,10 @@ pub struct Ended {
     pub status: Option<StatusCode>,
     /// Its gRPC status, where its head has one.
     pub grpc_status: Option<u8>,
-    /// Whether its connection had carried a request before; unknown where it came to no connection.
-    pub reused: Option<bool>,
+    /// What is known of its connection, where it came to one.
+    pub connection: Option<Evidence>,
+    /// The error of the system, where it came to none for one.
+    pub errno: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,7 @@ impl Tries {
 impl Seen {
     fn told(&self, started: Instant, now: Instant) -> Try {
         let ended = self.ended;
+        let connection = ended.and_then(|ended| ended.connection);
         let until = ended.map_or(now, |ended| ended.at);
         Try {
             number: self.number,
@@ -119,7 +123,12 @@ impl Seen {
             grpc_status: ended.and_then(|ended| ended.grpc_status),
             fault: self.fault.as_ref().map(|fault| fault.name.clone()),
             delay_ms: self.delay.map(millis),
-            connection_reused: ended.and_then(|ended| ended.reused),
+            connection_reused: connection.map(|it| it.reused),
+            connection_age_ms: connection.map(|it| millis(it.age)),
+            connection_idle_ms: connection.filter(|it| it.reused).map(|it| millis(it.idle)),
+            bytes_sent: connection.map(|it| it.bytes.sent),
+            bytes_received: connection.map(|it| it.bytes.received),
+            errno: ended.and_then(|ended| ended.errno).or(connection.and_then(|it| it.errno)).map(access_log::errno),
         }
     }
 }
@@ -129,7 +138,7 @@ mod tests {
     use super::*;
 
     fn ended(at: Instant, outcome: AttemptOutcome, reason: Option<Reason>) -> Ended {
-        Ended { at, outcome, reason, status: None, grpc_status: None, reused: Some(false) }
+        Ended { at, outcome, reason, status: None, grpc_status: None, connection: None, errno: None }
     }
 
     #[test]

@@ -188,12 +188,12 @@ async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
     if spoken == Spoken::Http1 {
         // The request that comes takes its own lease.
         drop(permit);
-        if let Ok((sender, opened)) = handshake_h1(stream, opened).await {
-            pool.add(pool.exclusive(key, sender, opened), &callee.gate);
+        if let Ok(connection) = handshake_h1(stream, opened, &callee.metrics).await {
+            pool.add(pool.exclusive(key, connection), &callee.gate);
         }
     } else if let Some(shared) = callee.gate.try_acquire(Need::Shared) {
         drop(permit);
-        if let Ok(sender) = handshake_h2(stream, opened, shared).await {
+        if let Ok(sender) = handshake_h2(stream, opened, shared, &callee.metrics).await {
             pool.add_shared(key, sender);
         }
     }

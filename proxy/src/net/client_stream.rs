@@ -177,8 +177,7 @@ fn bare(buf: &[u8]) -> Option<(usize, Reason)> {
 }
 
 fn refusal(name: &str, reason: Reason) -> String {
-    let member =
-        Member { name, reason, domain: reason.domain(), received_status: None, attempts: 0, policy: None, fault: None };
+    let member = Member::new(name, reason, reason.domain());
     let body = reply::text(reason);
     format!(
         "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nproxy-status: {}\r\n\r\n{body}",

@@ -13,7 +13,7 @@ use crate::{
         bulkhead::{Need, Opened, Permit},
     },
     snapshot::{Admitted, Callee},
-    upstream::connect::connect,
+    upstream::connect::{NotOpened, connect},
     verdict::{AttemptOutcome, Fate, Reason},
 };
 
@@ -50,7 +50,7 @@ pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
             admitted.connected(Instant::now());
             Ok(Dialled { stream, opened, permit, address, admitted })
         }
-        Err(reason) => {
+        Err(NotOpened { reason, .. }) => {
             if reason.is_outcome() {
                 admitted.ended(Outcome::Failed, Instant::now());
             }

@@ -106,7 +106,9 @@ impl Retries {
             // Nothing was processed, so a second sending is a first, whatever the method.
             unsent if unsent.is_unsent() => (Some(Condition::ConnectFailure), true),
             Reason::StreamRefused => (Some(Condition::RefusedStream), true),
-            Reason::ConnectionReset | Reason::FaultReset => (Some(Condition::ResetBeforeResponse), false),
+            Reason::ConnectionReset | Reason::StaleConnection | Reason::FaultReset => {
+                (Some(Condition::ResetBeforeResponse), false)
+            }
             Reason::AttemptTimeout | Reason::ProtocolError => (None, false),
             // The request's own end, the caller's departure, and what the bulkhead decided are final.
             _ => return false,

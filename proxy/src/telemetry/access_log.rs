@@ -5,6 +5,7 @@
 //! counted: a log must not become the outage.
 
 use std::{
+    borrow::Cow,
     io::Write,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -73,9 +74,18 @@ pub struct Record {
     /// The policy in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Box<str>>,
+    /// Its generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_generation: Option<i64>,
     /// The FaultSpec that hit it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Box<str>>,
+    /// What the callee's application called in its turn, where that failed: `namespace/name:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependency: Option<Box<str>>,
+    /// A stale connection: after how many milliseconds the callee closes idle ones, as far as is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callee_idle_timeout_ms: Option<u64>,
     /// Its tries. Of more than 16 the first 15 and the last; none for what is not HTTP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
@@ -113,6 +123,46 @@ pub struct Try {
     /// Whether its connection had carried a request before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_reused: Option<bool>,
+    /// Milliseconds for which it had been open when the try began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_age_ms: Option<u64>,
+    /// Milliseconds for which it had carried nothing then; nothing where it had carried no request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_idle_ms: Option<u64>,
+    /// Bytes to the callee during the try; on HTTP/2 those of other streams on the connection too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_sent: Option<u64>,
+    /// Bytes from it, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_received: Option<u64>,
+    /// The error of the system, by its name (`ECONNRESET`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<Cow<'static, str>>,
+}
+
+/// The names of errors that a connection meets, as Linux numbers them on all its 64-bit platforms that we run on.
+const ERRNOS: [(i32, &str); 15] = [
+    (13, "EACCES"),
+    (12, "ENOMEM"),
+    (23, "ENFILE"),
+    (24, "EMFILE"),
+    (32, "EPIPE"),
+    (99, "EADDRNOTAVAIL"),
+    (100, "ENETDOWN"),
+    (101, "ENETUNREACH"),
+    (103, "ECONNABORTED"),
+    (104, "ECONNRESET"),
+    (105, "ENOBUFS"),
+    (107, "ENOTCONN"),
+    (110, "ETIMEDOUT"),
+    (111, "ECONNREFUSED"),
+    (113, "EHOSTUNREACH"),
+];
+
+/// The name of an error of the system; its number, if it is an unusual one.
+pub fn errno(number: i32) -> Cow<'static, str> {
+    let known = ERRNOS.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| number.to_string().into(), |(_, name)| (*name).into())
 }
 
 /// Where workers put their records.

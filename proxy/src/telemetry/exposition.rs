@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use super::{
     histogram::BOUNDS,
-    metrics::{CODES, CalleeMetrics, Registry},
+    metrics::{BLAMED, CODES, CalleeMetrics, Registry},
 };
 use crate::{
     policy::{
         balance::WARMING,
         breaker::{Counts, STATES, State},
     },
-    verdict::{ATTEMPT_OUTCOMES, Domain, FATES, REASONS},
+    verdict::{ATTEMPT_OUTCOMES, FATES, REASONS},
 };
 
 /// `Content-Type` of the text.
@@ -92,10 +92,12 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     let help = "Requests that failed, by reason and by whose problem it is";
     let mut metric = encoder.encode_descriptor("failures", help, None, MetricType::Counter)?;
     for callee in callees {
-        for (reason, injected) in REASONS.iter().flat_map(|reason| [(*reason, false), (*reason, true)]) {
-            let domain = if injected { Domain::Injected } else { reason.domain() };
+        for (reason, (blamed, domain)) in
+            REASONS.iter().flat_map(|it| BLAMED.iter().enumerate().map(move |by| (*it, by)))
+        {
+            let domain = domain.unwrap_or_else(|| reason.domain());
             let labels = labels(callee, &[("reason", reason.name()), ("fault_domain", domain.name())]);
-            count(&mut metric, &labels, callee.failures(reason, injected))?;
+            count(&mut metric, &labels, callee.failures(reason, blamed))?;
         }
     }
     let help = "Time from a request's first byte to its response's last";
@@ -132,6 +134,7 @@ fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     for callee in callees {
         count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.replaced.get()))?;
     }
+    keep_alive(encoder, callees)?;
     let help = "Connections forwarded without looking inside";
     let mut metric = encoder.encode_descriptor("opaque_connections", help, None, MetricType::Counter)?;
     for callee in callees {
@@ -141,6 +144,21 @@ fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     let mut metric = encoder.encode_descriptor("opaque_bytes", help, None, MetricType::Counter)?;
     for callee in callees {
         count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.opaque_bytes.get()))?;
+    }
+    Ok(())
+}
+
+fn keep_alive(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let help = "Idle connections that were not used again, because the callee was about to close them";
+    let mut metric = encoder.encode_descriptor("connections_given_up", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.given_up.get()))?;
+    }
+    let help = "After how long the callee closes an idle connection, as learned from those that it closed";
+    let mut metric = encoder.encode_descriptor("callee_idle_timeout_seconds", help, None, MetricType::Gauge)?;
+    let now = Instant::now();
+    for (callee, known) in callees.iter().filter_map(|callee| Some((callee, callee.keep_alive.known(now)?))) {
+        metric.encode_family(&labels(callee, &[]))?.encode_gauge(&known.as_secs_f64())?;
     }
     Ok(())
 }

@@ -25,7 +25,8 @@ use crate::{
         breaker::{Breaker, Counts},
         bulkhead::Gate,
     },
-    verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, FATES, Fate, REASONS, Reason, recorder},
+    upstream::keep_alive::KeepAlive,
+    verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, Domain, FATES, Fate, REASONS, Reason, recorder},
 };
 
 /// A count that only one thread writes and any may read.
@@ -44,6 +45,9 @@ pub enum Direction {
 /// Status classes, and a place for requests that got no status.
 pub const CODES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Whose problem a failure is: where a reason does not say it itself, whoever is known to be to blame.
+pub const BLAMED: [Option<Domain>; 3] = [None, Some(Domain::Injected), Some(Domain::CalleeDependency)];
+
 /// What is counted about a callee.
 #[derive(Debug)]
 pub struct CalleeMetrics {
@@ -60,6 +64,8 @@ pub struct CalleeMetrics {
     /// What the breakers of its endpoints did.
     pub endpoint_breakers: Arc<Counts>,
     breakers: ArcSwap<Breakers>,
+    /// How long it lets connections be idle.
+    pub keep_alive: KeepAlive,
 }
 
 /// The breakers of a callee and its endpoints, as the newest config has them.
@@ -77,8 +83,8 @@ pub struct Breakers {
 pub struct Shard {
     requests: [[Counter; CODES.len()]; FATES.len()],
     attempts: [Counter; ATTEMPT_OUTCOMES.len()],
-    /// By reason; the second of each pair counts those that a fault is to blame for.
-    failures: [[Counter; 2]; REASONS.len()],
+    /// By reason, and by [`BLAMED`].
+    failures: [[Counter; BLAMED.len()]; REASONS.len()],
     /// Duration of whole requests.
     pub duration: Histogram,
     /// Retries that the budget did not allow.
@@ -89,6 +95,8 @@ pub struct Shard {
     pub left_to_layers: Counter,
     /// Dead pooled connections that were replaced for free.
     pub replaced: Counter,
+    /// Idle connections that were not used again, because the callee was about to close them.
+    pub given_up: Counter,
     /// Opaque connections that were forwarded.
     pub opaque: Counter,
     /// Bytes forwarded on opaque and upgraded connections.
@@ -172,9 +180,10 @@ impl Shard {
         self.attempts[outcome as usize].increment();
     }
 
-    /// Counts the reason of a request that failed, and whether an injected fault is to blame.
-    pub fn failure(&self, reason: Reason, injected: bool) {
-        self.failures[reason as usize][usize::from(injected)].increment();
+    /// Counts the reason of a request that failed, and whose problem it is.
+    pub fn failure(&self, reason: Reason, domain: Domain) {
+        let blamed = BLAMED.iter().position(|blamed| *blamed == Some(domain)).unwrap_or_default();
+        self.failures[reason as usize][blamed].increment();
     }
 }
 
@@ -215,9 +224,9 @@ impl CalleeMetrics {
         self.sum(|shard| shard.attempts[outcome as usize].get())
     }
 
-    /// Requests that failed for this reason, by an injected fault or not, of all workers.
-    pub fn failures(&self, reason: Reason, injected: bool) -> u64 {
-        self.sum(|shard| shard.failures[reason as usize][usize::from(injected)].get())
+    /// Requests that failed for this reason, by their place in [`BLAMED`], of all workers.
+    pub fn failures(&self, reason: Reason, blamed: usize) -> u64 {
+        self.sum(|shard| shard.failures[reason as usize][blamed].get())
     }
 
     /// Durations, of all workers.
@@ -284,6 +293,7 @@ impl Registry {
                 breaker: Arc::default(),
                 endpoint_breakers: Arc::default(),
                 breakers: ArcSwap::default(),
+                keep_alive: KeepAlive::default(),
             })
         });
         Arc::clone(metrics)

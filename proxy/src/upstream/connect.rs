@@ -17,6 +17,15 @@ use crate::{
     worker::Worker,
 };
 
+/// Why a connection could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotOpened {
+    /// The reason.
+    pub reason: Reason,
+    /// The error of the system behind it, if there was one.
+    pub errno: Option<i32>,
+}
+
 /// Opens a connection to `address` for `callee`. `attempt_end` is the end of the try that needs it.
 ///
 /// # Errors
@@ -27,17 +36,17 @@ pub async fn connect(
     address: SocketAddr,
     clocks: Clocks,
     attempt_end: Option<End>,
-) -> Result<(TcpStream, Opened), Reason> {
+) -> Result<(TcpStream, Opened), NotOpened> {
     let work = async {
         let opened = room(worker, callee).await;
-        let stream = TcpStream::connect(address).await.map_err(|error| reason(&error))?;
+        let stream = TcpStream::connect(address).await.map_err(|error| NotOpened::from(&error))?;
         // Small messages must not wait for an acknowledgement; a socket that is already gone shows at the first write.
         let _ = stream.set_nodelay(true);
         Ok((stream, opened))
     };
     match clocks.connect_end(Instant::now(), attempt_end) {
         None => work.await,
-        Some(end) => timeout_at(end.at, work).await.unwrap_or(Err(end.reason)),
+        Some(end) => timeout_at(end.at, work).await.unwrap_or(Err(NotOpened { reason: end.reason, errno: None })),
     }
 }
 
@@ -55,12 +64,20 @@ async fn room(worker: &Worker, callee: &Callee) -> Opened {
     }
 }
 
-/// The reason behind an error of the operating system.
-pub fn reason(error: &io::Error) -> Reason {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
-        io::ErrorKind::TimedOut => Reason::ConnectTimeout,
-        io::ErrorKind::ConnectionReset => Reason::ConnectionReset,
-        _ => Reason::ConnectFailed,
+impl From<&io::Error> for NotOpened {
+    fn from(error: &io::Error) -> Self {
+        let reason = match error.kind() {
+            io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
+            io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            io::ErrorKind::ConnectionReset => Reason::ConnectionReset,
+            _ => Reason::ConnectFailed,
+        };
+        Self { reason, errno: error.raw_os_error() }
+    }
+}
+
+impl From<NotOpened> for Reason {
+    fn from(not_opened: NotOpened) -> Self {
+        not_opened.reason
     }
 }

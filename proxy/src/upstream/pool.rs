@@ -5,12 +5,14 @@
 //! that is being opened is waited for instead of opening another.
 //!
 //! Idle connections are closed after [`IDLE`]: less than common servers' own keep-alive time, so that a connection is
-//! given up before the callee closes it under a request.
+//! given up before the callee closes it under a request. Where a callee is known to close sooner (see
+//! [`keep_alive`](super::keep_alive)), its connections are not used for that long.
 
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,10 +20,11 @@ use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::Notify, time::Instant};
 
-use super::received::Received;
+use super::traffic::Traffic;
 use crate::{
     http::send_body::SendBody,
     policy::bulkhead::{Gate, Opened},
+    telemetry::metrics::Counter,
 };
 
 /// How long an unused connection is kept. Node.js closes after 5 s, most others later.
@@ -62,6 +65,10 @@ pub struct Exclusive {
     pub id: Id,
     /// Whether it has carried a request to its end before.
     pub carried: bool,
+    /// What it has carried.
+    pub traffic: Arc<Traffic>,
+    /// How long it had carried none when it was taken.
+    pub idle: Duration,
     key: Key,
     since: Instant,
     /// The socket, which counts until both this and the connection's task have ended: an upgrade outlives the task.
@@ -75,8 +82,10 @@ pub struct Shared {
     pub sender: http2::SendRequest<SendBody>,
     /// Tells connections apart: a retry takes another.
     pub id: Id,
-    /// How often bytes have come from the callee.
-    pub received: Received,
+    /// What it has carried.
+    pub traffic: Arc<Traffic>,
+    /// How long it had carried nothing when the stream was taken.
+    pub idle: Duration,
     usage: Rc<Use>,
 }
 
@@ -89,6 +98,17 @@ struct Use {
     carried: Cell<bool>,
 }
 
+/// A new HTTP/1 connection, before any request is sent on it.
+#[derive(Debug)]
+pub struct Single {
+    /// Hands requests to the connection's task.
+    pub sender: http1::SendRequest<SendBody>,
+    /// The socket.
+    pub opened: Rc<Opened>,
+    /// What it has carried.
+    pub traffic: Arc<Traffic>,
+}
+
 /// A new HTTP/2 connection, before any stream of it is taken.
 #[derive(Debug)]
 pub struct Multiplexed {
@@ -96,8 +116,8 @@ pub struct Multiplexed {
     pub sender: http2::SendRequest<SendBody>,
     /// Streams that the callee now allows; the connection's task keeps it true.
     pub max_streams: Rc<Cell<usize>>,
-    /// How often bytes have come from the callee.
-    pub received: Received,
+    /// What it has carried.
+    pub traffic: Arc<Traffic>,
 }
 
 /// What a look for a shared connection brought.
@@ -155,13 +175,23 @@ impl Avoid {
 }
 
 impl Pool {
-    /// Takes an idle HTTP/1 connection.
-    pub fn take(&self, key: Key, avoid: Avoid) -> Option<Exclusive> {
+    /// Takes an idle HTTP/1 connection. Those that have been idle for so long that their callee is about to close them are given
+    /// up, and counted in `given_up`.
+    pub fn take(&self, key: Key, avoid: Avoid, given_up: &Counter) -> Option<Exclusive> {
         let mut slots = self.slots.borrow_mut();
         let idle = &mut slots.get_mut(&key)?.idle;
-        idle.retain(|connection| !connection.sender.is_closed());
+        let now = Instant::now();
+        idle.retain(|connection| {
+            let open = !connection.sender.is_closed();
+            let usable = connection.traffic.keep_alive().usable(now);
+            let usable = usable.is_none_or(|usable| now.saturating_duration_since(connection.since) < usable);
+            given_up.add(u64::from(open && !usable));
+            open && usable
+        });
         let place = idle.iter().rposition(|connection| !avoid.covers(connection.id))?;
-        Some(idle.remove(place))
+        let connection = idle.remove(place);
+        let idle = connection.traffic.busy(now);
+        Some(Exclusive { idle, ..connection })
     }
 
     /// Gives back an HTTP/1 connection whose response was read to its end, and tells who waits for room for a socket.
@@ -173,14 +203,19 @@ impl Pool {
     pub fn add(&self, connection: Exclusive, gate: &Gate) {
         if !connection.sender.is_closed() {
             let connection = Exclusive { since: Instant::now(), ..connection };
+            if connection.carried {
+                connection.traffic.idle(connection.since);
+            }
             self.slots.borrow_mut().entry(connection.key).or_default().idle.push(connection);
             gate.socket_is_idle();
         }
     }
 
     /// A new HTTP/1 connection, not in the pool yet.
-    pub fn exclusive(&self, key: Key, sender: http1::SendRequest<SendBody>, opened: Rc<Opened>) -> Exclusive {
-        Exclusive { sender, id: self.new_id(), carried: false, key, since: Instant::now(), _opened: opened }
+    pub fn exclusive(&self, key: Key, connection: Single) -> Exclusive {
+        let Single { sender, opened, traffic } = connection;
+        let (id, since, idle) = (self.new_id(), Instant::now(), Duration::ZERO);
+        Exclusive { sender, id, carried: false, traffic, idle, key, since, _opened: opened }
     }
 
     /// All connections that are there now.
@@ -282,12 +317,14 @@ impl SharedSlot {
     }
 
     fn stream(&self) -> Shared {
+        let now = Instant::now();
         self.usage.streams.set(self.usage.streams.get() + 1);
-        self.last_used.set(Instant::now());
+        self.last_used.set(now);
         Shared {
             sender: self.connection.sender.clone(),
             id: self.id,
-            received: self.connection.received.clone(),
+            traffic: Arc::clone(&self.connection.traffic),
+            idle: self.connection.traffic.busy(now),
             usage: Rc::clone(&self.usage),
         }
     }
@@ -326,6 +363,10 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.usage.streams.set(self.usage.streams.get().saturating_sub(1));
+        let left = self.usage.streams.get().saturating_sub(1);
+        self.usage.streams.set(left);
+        if left == 0 && self.has_carried() {
+            self.traffic.idle(Instant::now());
+        }
     }
 }

@@ -5,7 +5,9 @@
 //! request whose body can be sent again, on a connection that had carried one before, while no byte of a response has come
 //! (RFC 9110, 9.2.2; RFC 9112, 9.3.1; RFC 9113, 6.8).
 
-use std::{cell::Cell, error::Error as _, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc};
+use std::{
+    cell::Cell, error::Error as _, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration,
+};
 
 use http::{Request, Response, Version, request::Parts};
 use hyper::{
@@ -13,12 +15,13 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    connect::connect,
-    pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Shared},
-    received::{Counting, Received},
+    connect::{NotOpened, connect},
+    keep_alive::SHORTEST,
+    pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Shared, Single},
+    traffic::{Bytes, Counting, Traffic},
 };
 use crate::{
     http::send_body::{SendBody, Source},
@@ -27,6 +30,7 @@ use crate::{
         timeout::{Clocks, End},
     },
     snapshot::Callee,
+    telemetry::metrics::CalleeMetrics,
     verdict::Reason,
     worker::{LocalExecutor, Worker},
 };
@@ -38,6 +42,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// HTTP/2: largest frame that a callee may send. With the 16 KiB that it may send anyway a long body costs a third more.
 const MAX_FRAME: u32 = 64 * 1024;
+
+/// How soon after a request was sent a connection ends that its callee had closed meanwhile: a round trip, and some time for a busy
+/// callee. One that ends later has ended for another cause.
+const STALE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Largest head of a response, in bytes.
 const MAX_HEAD: u32 = 64 * 1024;
@@ -61,11 +69,11 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Whether it has carried a request before.
-    fn has_carried(&self) -> bool {
+    /// Its number, whether it has carried a request before, how long it carried none, and what it has carried.
+    fn history(&self) -> (Id, bool, Duration, &Arc<Traffic>) {
         match self {
-            Self::Exclusive(exclusive) => exclusive.carried,
-            Self::Shared(shared) => shared.has_carried(),
+            Self::Exclusive(exclusive) => (exclusive.id, exclusive.carried, exclusive.idle, &exclusive.traffic),
+            Self::Shared(shared) => (shared.id, shared.has_carried(), shared.idle, &shared.traffic),
         }
     }
 }
@@ -77,31 +85,70 @@ pub struct Used {
     pub id: Id,
     /// Whether it had carried a request before.
     pub carried: bool,
-    /// HTTP/2: where it leads, and how often bytes had come when the try began.
-    shared: Option<(Key, Received, u64)>,
+    /// HTTP/2: where it leads.
+    shared: Option<Key>,
+    /// What it has carried, and what of it before this try.
+    traffic: Arc<Traffic>,
+    before: Bytes,
+    /// How long it had carried nothing when this try began.
+    idle: Duration,
+    began: Instant,
+}
+
+/// What is known of a try's connection when the try is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Whether it had carried a request before.
+    pub reused: bool,
+    /// How long it had been open when the try began.
+    pub age: Duration,
+    /// How long it had carried nothing then.
+    pub idle: Duration,
+    /// What it carried during the try; on HTTP/2 that of other streams too.
+    pub bytes: Bytes,
+    /// The last error of the system on it.
+    pub errno: Option<i32>,
 }
 
 impl From<(&Connection, Key)> for Used {
     fn from((connection, key): (&Connection, Key)) -> Self {
-        let carried = connection.has_carried();
-        match connection {
-            Connection::Exclusive(exclusive) => Self { id: exclusive.id, carried, shared: None },
-            Connection::Shared(shared) => {
-                Self { id: shared.id, carried, shared: Some((key, shared.received.clone(), shared.received.count())) }
-            }
-        }
+        let (id, carried, idle, traffic) = connection.history();
+        let shared = matches!(connection, Connection::Shared(_)).then_some(key);
+        let (before, traffic) = (traffic.bytes(), Arc::clone(traffic));
+        Self { id, carried, shared, traffic, before, idle, began: Instant::now() }
     }
 }
 
 impl Used {
     /// The try's time ran out. A shared connection that was silent all along carries no other: see
-    /// [`received`](super::received).
+    /// [`traffic`](super::traffic).
     pub fn timed_out(&self, worker: &Worker) {
-        if let Some((key, received, before)) = &self.shared
-            && received.count() == *before
+        if let Some(key) = self.shared
+            && self.traffic.bytes().received == self.before.received
         {
-            worker.pool.retire(*key, self.id);
+            worker.pool.retire(key, self.id);
         }
+    }
+
+    /// What is known now.
+    pub fn evidence(&self) -> Evidence {
+        let now = self.traffic.bytes();
+        let bytes = Bytes { sent: now.sent - self.before.sent, received: now.received - self.before.received };
+        let (age, errno) = (self.traffic.age(self.began), self.traffic.errno());
+        Evidence { reused: self.carried, age, idle: self.idle, bytes, errno }
+    }
+
+    /// The connection ended before a response began: how that is called. Whether its callee had given it up shows in its idle
+    /// time, in that nothing came, and in how soon it ended.
+    fn lost(&self) -> Reason {
+        let now = Instant::now();
+        let prompt = now.saturating_duration_since(self.began) <= STALE_WITHIN;
+        let silent = self.traffic.bytes().received == self.before.received;
+        if !(self.carried && prompt && silent && self.idle >= SHORTEST) {
+            return Reason::ConnectionReset;
+        }
+        self.traffic.keep_alive().closed(self.idle, now);
+        Reason::StaleConnection
     }
 }
 
@@ -119,6 +166,8 @@ pub struct Target<'a> {
     pub used: &'a Cell<Option<Used>>,
     /// When the try must have its response.
     pub end: Option<End>,
+    /// Where the error of the system is left behind which no connection could be opened.
+    pub errno: &'a Cell<Option<i32>>,
 }
 
 /// What one sending brought, short of a response.
@@ -148,7 +197,11 @@ impl Target<'_> {
             self.used.set(Some(used.clone()));
             let carried = used.carried;
             let again = || Request::from_parts(head.clone(), source.body());
-            request = match send(connection, request).await {
+            let sent = send(connection, request).await;
+            // It says why, and is a lesson about the callee, also where the connection is replaced.
+            let lost =
+                if let Err(Failed::Unsent(_) | Failed::ConnectionLost) = sent { Some(used.lost()) } else { None };
+            request = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) if pooled && first => *unsent,
                 Err(Failed::Unprocessed) if first && source.replayable() => again(),
@@ -158,7 +211,9 @@ impl Target<'_> {
                     again()
                 }
                 Err(Failed::Unprocessed) => return Err(Reason::StreamRefused),
-                Err(Failed::Unsent(_) | Failed::ConnectionLost) => return Err(Reason::ConnectionReset),
+                Err(Failed::Unsent(_) | Failed::ConnectionLost) => {
+                    return Err(lost.unwrap_or(Reason::ConnectionReset));
+                }
                 Err(Failed::Sent(reason)) => return Err(reason),
             };
             // A try replaces once, and by a connection that was not there yet.
@@ -175,15 +230,24 @@ impl Target<'_> {
             return Ok((Connection::Shared(shared.0), shared.1));
         }
         let pool = &self.worker.pool;
-        while let Some(mut idle) = pool.take(self.key(), avoid) {
+        let given_up = &self.callee.metrics.shard(self.worker.id).given_up;
+        while let Some(mut idle) = pool.take(self.key(), avoid, given_up) {
             // It may have ended since: readiness says so without writing anything.
             if idle.sender.ready().await.is_ok() {
                 return Ok((Connection::Exclusive(idle), true));
             }
         }
-        let (stream, opened) = connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
-        let (sender, opened) = handshake_h1(stream, opened).await?;
-        Ok((Connection::Exclusive(pool.exclusive(self.key(), sender, opened)), false))
+        let (stream, opened) = self.connect().await?;
+        let connection = handshake_h1(stream, opened, &self.callee.metrics).await?;
+        Ok((Connection::Exclusive(pool.exclusive(self.key(), connection)), false))
+    }
+
+    async fn connect(&self) -> Result<(TcpStream, Opened), Reason> {
+        let opened = connect(self.worker, self.callee, self.address, self.clocks, self.end).await;
+        opened.map_err(|NotOpened { reason, errno }| {
+            self.errno.set(errno);
+            reason
+        })
     }
 
     async fn shared(&self, avoid: Avoid) -> Result<(Shared, bool), Reason> {
@@ -197,9 +261,8 @@ impl Target<'_> {
                         let any = self.worker.pool.any_shared(self.key(), avoid);
                         return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
                     };
-                    let (stream, opened) =
-                        connect(self.worker, self.callee, self.address, self.clocks, self.end).await?;
-                    let sender = handshake_h2(stream, opened, permit).await?;
+                    let (stream, opened) = self.connect().await?;
+                    let sender = handshake_h2(stream, opened, permit, &self.callee.metrics).await?;
                     return Ok((opening.fulfil(sender), false));
                 }
             }
@@ -282,11 +345,9 @@ pub fn reason(error: &hyper::Error) -> Reason {
 ///
 /// # Errors
 /// When the stream is already broken.
-pub async fn handshake_h1(
-    stream: TcpStream,
-    opened: Opened,
-) -> Result<(http1::SendRequest<SendBody>, Rc<Opened>), Reason> {
-    let opened = Rc::new(opened);
+pub async fn handshake_h1(stream: TcpStream, opened: Opened, callee: &Arc<CalleeMetrics>) -> Result<Single, Reason> {
+    let (opened, traffic) = (Rc::new(opened), Traffic::new(callee));
+    let stream = Counting::new(stream, Arc::clone(&traffic));
     let held = Rc::clone(&opened);
     let mut builder = http1::Builder::new();
     builder.preserve_header_case(true).max_header_size(MAX_HEAD as usize);
@@ -296,14 +357,19 @@ pub async fn handshake_h1(
         let _ = connection.with_upgrades().await;
         drop(held);
     });
-    Ok((sender, opened))
+    Ok(Single { sender, opened, traffic })
 }
 
 /// Makes an HTTP/2 connection of a stream; `opened` and `permit` are released when it closes.
 ///
 /// # Errors
 /// When the stream is already broken.
-pub async fn handshake_h2(stream: TcpStream, opened: Opened, permit: Permit) -> Result<Multiplexed, Reason> {
+pub async fn handshake_h2(
+    stream: TcpStream,
+    opened: Opened,
+    permit: Permit,
+    callee: &Arc<CalleeMetrics>,
+) -> Result<Multiplexed, Reason> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
@@ -311,8 +377,8 @@ pub async fn handshake_h2(stream: TcpStream, opened: Opened, permit: Permit) -> 
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(MAX_HEAD);
-    let received = Received::default();
-    let stream = TokioIo::new(Counting::new(stream, received.clone()));
+    let traffic = Traffic::new(callee);
+    let stream = TokioIo::new(Counting::new(stream, Arc::clone(&traffic)));
     let (sender, connection) = builder.handshake(stream).await.map_err(|error| reason(&error))?;
     let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
     let limit = Rc::clone(&max_streams);
@@ -327,5 +393,5 @@ pub async fn handshake_h2(stream: TcpStream, opened: Opened, permit: Permit) -> 
         .await;
         drop((opened, permit));
     });
-    Ok(Multiplexed { sender, max_streams, received })
+    Ok(Multiplexed { sender, max_streams, traffic })
 }

@@ -6,12 +6,13 @@
 use super::{Domain, REASONS, Reason};
 
 /// All domains.
-pub const DOMAINS: [Domain; 7] = [
+pub const DOMAINS: [Domain; 8] = [
     Domain::Caller,
     Domain::CallerPolicy,
     Domain::Network,
     Domain::CalleePlatform,
     Domain::CalleeApp,
+    Domain::CalleeDependency,
     Domain::Injected,
     Domain::Mesh,
 ];
@@ -54,6 +55,15 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         advise(
             "The connection ended before the response began, or a TCP connection broke.",
             "Look for crashes, out-of-memory kills and restarts at the callee; check its keep-alive time.",
+        ),
+    ),
+    (
+        Reason::StaleConnection,
+        advise(
+            "The callee had closed the connection, which had been idle, when the request was sent on it; the request could \
+             not be sent again, because it may have been seen.",
+            "Give the callee a keep-alive time above the proxy's 4 s, or let the policy retry `reset-before-response` for \
+             methods that may be repeated.",
         ),
     ),
     (
@@ -259,6 +269,7 @@ impl Domain {
             Self::Network => "what lies between the two",
             Self::CalleePlatform => "where the callee runs: no pod, no listener",
             Self::CalleeApp => "the callee's application",
+            Self::CalleeDependency => "what the callee's application called in its turn",
             Self::Injected => "an experiment",
             Self::Mesh => "Firebreak itself",
         }

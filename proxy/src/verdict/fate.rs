@@ -123,6 +123,7 @@ impl From<Reason> for Fate {
             | Reason::ConnectionRefused
             | Reason::ConnectFailed
             | Reason::ConnectionReset
+            | Reason::StaleConnection
             | Reason::StreamRefused
             | Reason::NoEndpoints => Self::Unreachable,
             Reason::CallerCancelled | Reason::RequestIncomplete => Self::Cancelled,

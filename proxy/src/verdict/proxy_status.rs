@@ -28,6 +28,8 @@ pub struct Member<'a> {
     pub attempts: u32,
     /// `namespace/name` of the TrafficPolicy in force.
     pub policy: Option<&'a str>,
+    /// `namespace/name:port` of what the callee's application called in vain.
+    pub dependency: Option<&'a str>,
     /// `namespace/name` of the FaultSpec that was injected.
     pub fault: Option<&'a str>,
 }
@@ -41,6 +43,20 @@ pub fn said_by_callee(headers: &HeaderMap) -> Option<Reason> {
     }
     let (_, reason) = last.rsplit_once("; firebreak-reason=")?;
     Reason::named(reason.split([';', ',']).next()?)
+}
+
+/// What the callee's application called in vain, if the callee's own proxy says so in the last member.
+pub fn dependency_said_by_callee(headers: &HeaderMap) -> Option<&str> {
+    let last = headers.get_all(PROXY_STATUS).iter().next_back()?.to_str().ok()?;
+    let (_, rest) = last.rsplit_once("; firebreak-dependency=\"")?;
+    rest.split_once('"').map(|(dependency, _)| dependency).filter(|dependency| dependency.contains('/'))
+}
+
+impl<'a> Member<'a> {
+    /// One that says no more than that.
+    pub fn new(name: &'a str, reason: Reason, domain: Domain) -> Self {
+        Self { name, reason, domain, received_status: None, attempts: 0, policy: None, dependency: None, fault: None }
+    }
 }
 
 impl Member<'_> {
@@ -78,6 +94,9 @@ impl Member<'_> {
         if let Some(policy) = self.policy {
             write!(text, "; firebreak-policy=\"{policy}\"")?;
         }
+        if let Some(dependency) = self.dependency {
+            write!(text, "; firebreak-dependency=\"{dependency}\"")?;
+        }
         if let Some(fault) = self.fault {
             write!(text, "; firebreak-fault=\"{fault}\"")?;
         }
@@ -100,6 +119,7 @@ mod tests {
             received_status: None,
             attempts: 0,
             policy: Some("shop/service2"),
+            dependency: None,
             fault: None,
         };
         member.append_to(&mut headers);
@@ -119,8 +139,7 @@ mod tests {
         assert_eq!(said_by_callee(&headers), None, "another proxy's words");
         for reason in REASONS {
             let domain = reason.domain();
-            let member =
-                Member { name: "x", reason, domain, received_status: None, attempts: 1, policy: None, fault: None };
+            let member = Member::new("x", reason, domain);
             member.append_to(&mut headers);
             assert_eq!(said_by_callee(&headers), Some(reason));
             Member { received_status: Some(StatusCode::BAD_GATEWAY), ..member }.append_to(&mut headers);
@@ -139,6 +158,7 @@ mod tests {
             received_status: Some(StatusCode::INTERNAL_SERVER_ERROR),
             attempts: 4,
             policy: None,
+            dependency: None,
             fault: None,
         };
         member.append_to(&mut headers);

@@ -13,6 +13,8 @@ pub enum Reason {
     ConnectFailed,
     /// The connection ended before the response began.
     ConnectionReset,
+    /// A connection that was used again had been closed by the callee, which lets connections be idle for less long.
+    StaleConnection,
     /// HTTP/2: the callee refused the stream before it did anything with it.
     StreamRefused,
     /// One try took too long (`timeouts.attempt`).
@@ -82,6 +84,8 @@ pub enum Domain {
     CalleePlatform,
     /// The callee's application.
     CalleeApp,
+    /// What the callee's application called in its turn.
+    CalleeDependency,
     /// An experiment.
     Injected,
     /// Firebreak itself.
@@ -89,11 +93,12 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 31] = [
+pub const REASONS: [Reason; 32] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
     Reason::ConnectionReset,
+    Reason::StaleConnection,
     Reason::StreamRefused,
     Reason::AttemptTimeout,
     Reason::RequestTimeout,
@@ -150,6 +155,8 @@ static SAID: [Said; REASONS.len()] = {
             "the connection could not be opened"),
         said("connection_reset", "connection_terminated", S::BAD_GATEWAY, 14, CalleeApp,
             "the callee closed the connection before it answered"),
+        said("stale_connection", "connection_terminated", S::BAD_GATEWAY, 14, Network,
+            "the callee had closed the idle connection that the request was sent on"),
         said("stream_refused", "connection_terminated", S::SERVICE_UNAVAILABLE, 14, CalleeApp,
             "the callee refused the stream without processing it"),
         said("attempt_timeout", "http_response_timeout", S::GATEWAY_TIMEOUT, 4, CalleeApp,
@@ -245,7 +252,14 @@ impl Reason {
     pub fn is_outcome(self) -> bool {
         self.is_unsent()
             || self.is_clock()
-            || matches!(self, Self::ConnectionReset | Self::StreamRefused | Self::ProtocolError | Self::FaultReset)
+            || matches!(
+                self,
+                Self::ConnectionReset
+                    | Self::StaleConnection
+                    | Self::StreamRefused
+                    | Self::ProtocolError
+                    | Self::FaultReset
+            )
     }
 
     /// The error token of RFC 9209.
@@ -292,6 +306,7 @@ impl Domain {
             Self::Network => "network",
             Self::CalleePlatform => "callee_platform",
             Self::CalleeApp => "callee_app",
+            Self::CalleeDependency => "callee_dependency",
             Self::Injected => "injected",
             Self::Mesh => "mesh",
         }

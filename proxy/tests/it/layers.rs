@@ -289,3 +289,19 @@ async fn beside_the_callee_the_caller_has_the_last_word() {
     let seen = call(inbound, request.body(Body::default()).unwrap()).await.unwrap();
     assert!(seen.has_reason("deadline_exceeded") && seen.took > Duration::from_millis(250), "{}", seen.verdict());
 }
+
+#[tokio::test]
+async fn of_layers_over_a_callee_that_fails_the_deepest_is_to_blame() {
+    for (forwarded, domain) in [(true, "callee_dependency"), (false, "callee_app")] {
+        let bottom = Callee::answering(&[503]).await;
+        let (mesh, [upper, _lower]) = three_layers(bottom.address, &json!({}), forwarded).await;
+        mesh.send(Request::get("/").header("traceparent", TRACE)).await;
+        let record = &mesh.records("", 1).await[0];
+        assert_eq!((&record["reason"], &record["fault_domain"]), (&json!("callee_error"), &json!(domain)));
+        let named = if forwarded { json!("shop/callee:80") } else { Value::Null };
+        assert_eq!(record["dependency"], named);
+        let inbound = upper.mesh.records("", 2).await;
+        let inbound = inbound.iter().find(|record| record["direction"] == "inbound").unwrap();
+        assert_eq!(inbound["fault_domain"], domain, "its own proxy says it");
+    }
+}

@@ -5,6 +5,7 @@
 mod balance;
 mod breakers;
 mod bulkheads;
+mod evidence;
 mod faults;
 mod http2;
 mod layers;

@@ -82,3 +82,17 @@ fn what_concerns_no_other_call_is_not_entered() {
     assert_eq!((entered.origin.trace, entered.origin.attempt), (None, 0));
     assert_eq!(attempts(3), ["1/3", "2/3", "3/3"].map(HeaderValue::from_static).into());
 }
+
+#[test]
+fn the_callee_that_failed_a_call_is_known_to_the_request_that_it_was_for() {
+    let lineage = Arc::new(Lineage::default());
+    let enter = |headers: &HeaderMap| lineage.enter(headers, Instant::now(), None).unwrap();
+    let other = enter(&headers(&[("firebreak-attempt", "1/2")]));
+    let own = enter(&headers(&[("traceparent", CHILD)]));
+    assert_eq!(own.dependency(), None);
+    for callee in ["shop/db:5432", "shop/cache:80"] {
+        lineage.depends(&HeaderValue::from_static(CHILD), || callee.into());
+    }
+    assert_eq!(own.dependency(), Some("shop/db:5432"), "the first that failed");
+    assert_eq!(other.dependency(), None);
+}

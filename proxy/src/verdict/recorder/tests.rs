@@ -18,7 +18,10 @@ fn record(id: &str, reason: Option<Reason>) -> Record {
         attempts: 1,
         duration_ms: 1,
         policy: None,
+        policy_generation: None,
         fault: None,
+        dependency: None,
+        callee_idle_timeout_ms: None,
         tries: Vec::new(),
     }
 }
