@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser};
-use firebreak_crds::redirect::{Cidr, PortRange};
+use firebreak_crds::{
+    redirect::{Cidr, PortRange},
+    spec::defaults::TRACE_PERCENT,
+};
 use firebreak_runtime::{admin::AdminArgs, log::LogArgs};
 
 use crate::{
     annotations::{LogLevel, Resource, Settings, Workers},
     quantity::Quantity,
     review::Config,
-    sidecar::Proxy,
+    sidecar::{Proxy, Tracing},
 };
 
 /// Firebreak's admission webhook: adds the proxy to pods.
@@ -61,6 +64,13 @@ struct ProxyArgs {
     /// Worker threads of the proxy.
     #[arg(long, default_value = "1")]
     proxy_workers: Workers,
+    /// Collector that proxies send spans to (OTLP over HTTP), such as `http://collector.observability:4318`. Without it they trace
+    /// nothing.
+    #[arg(long, value_parser = endpoint)]
+    proxy_otlp_endpoint: Option<String>,
+    /// Of a hundred requests that come to a proxy without a trace, so many begin one.
+    #[arg(long, default_value_t = TRACE_PERCENT, value_parser = percent)]
+    proxy_trace_percent: f32,
     /// Ports, or ranges, whose incoming connections go straight to the application.
     #[arg(long, value_delimiter = ',')]
     skip_inbound_ports: Vec<PortRange>,
@@ -83,6 +93,10 @@ impl InjectorArgs {
                 pull_policy: proxy.proxy_pull_policy.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 defaults: proxy.settings(),
+                tracing: proxy
+                    .proxy_otlp_endpoint
+                    .clone()
+                    .map(|endpoint| Tracing { endpoint, percent: proxy.proxy_trace_percent }),
             },
         }
     }
@@ -100,4 +114,18 @@ impl ProxyArgs {
             skip_outbound_cidrs: self.skip_outbound_cidrs.clone(),
         }
     }
+}
+
+/// As the proxy reads it, which would not start with anything else.
+fn endpoint(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
+    if host.is_none_or(str::is_empty) || text.contains(char::is_whitespace) {
+        return Err("must be http://HOST:PORT, such as http://collector.observability:4318".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn percent(text: &str) -> Result<f32, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "must be a number from 0 to 100".to_owned())
 }

@@ -44,6 +44,17 @@ pub struct Proxy {
     pub version: String,
     /// Settings of pods without annotations.
     pub defaults: Settings,
+    /// Where it sends spans, if anywhere.
+    pub tracing: Option<Tracing>,
+}
+
+/// Where proxies send spans.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    /// A collector that understands OTLP over HTTP.
+    pub endpoint: String,
+    /// Of a hundred requests without a trace, so many begin one.
+    pub percent: f32,
 }
 
 /// `pod` with the proxy added. The caller has decided that it is to be injected, and that it has metadata and a spec.
@@ -120,7 +131,7 @@ fn proxy_container(settings: &Settings, proxy: &Proxy) -> Value {
         "imagePullPolicy": proxy.pull_policy,
         "command": ["/firebreak-proxy", "run"],
         "restartPolicy": "Always",
-        "env": environment(settings),
+        "env": environment(settings, proxy),
         "ports": [{"name": "firebreak-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": {
             "httpGet": {"path": "/ready", "port": ADMIN_PORT},
@@ -138,7 +149,7 @@ fn proxy_container(settings: &Settings, proxy: &Proxy) -> Value {
     })
 }
 
-fn environment(settings: &Settings) -> Vec<Value> {
+fn environment(settings: &Settings, proxy: &Proxy) -> Vec<Value> {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut environment = vec![
         field("FIREBREAK_NAMESPACE", "metadata.namespace"),
@@ -151,6 +162,10 @@ fn environment(settings: &Settings) -> Vec<Value> {
     if settings.memory.limit.is_some() {
         let limit = json!({"containerName": PROXY_CONTAINER, "resource": "limits.memory", "divisor": "1"});
         environment.push(json!({"name": "FIREBREAK_MEMORY_LIMIT", "valueFrom": {"resourceFieldRef": limit}}));
+    }
+    if let Some(tracing) = &proxy.tracing {
+        environment.push(json!({"name": "FIREBREAK_OTLP_ENDPOINT", "value": tracing.endpoint}));
+        environment.push(json!({"name": "FIREBREAK_TRACE_PERCENT", "value": tracing.percent.to_string()}));
     }
     environment
 }

@@ -35,6 +35,7 @@ fn config() -> Config {
         pull_policy: "IfNotPresent".into(),
         version: "1.2.3".into(),
         defaults,
+        tracing: None,
     };
     Config { own_namespace: "firebreak-system".into(), proxy }
 }
@@ -216,4 +217,23 @@ proptest! {
     fn what_the_user_set_survives(pod in any_pod()) {
         prop_assert_eq!(comparable(stripped(patched(&pod))), comparable(pod));
     }
+}
+
+#[test]
+fn a_proxy_that_is_to_trace_is_told_where_spans_go() {
+    let pod =
+        serde_json::json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "app", "image": "app"}]}});
+    let mut config = config();
+    let told = |config: &Config| {
+        let pod = firebreak_injector::sidecar::injected(&pod, &config.proxy.defaults, &config.proxy);
+        let environment = pod["spec"]["initContainers"][1]["env"].as_array().unwrap().clone();
+        let known = ["FIREBREAK_OTLP_ENDPOINT", "FIREBREAK_TRACE_PERCENT"];
+        known.map(|name| {
+            environment.iter().find(|it| it["name"] == name).map(|it| it["value"].as_str().unwrap().to_owned())
+        })
+    };
+    assert_eq!(told(&config), [None, None]);
+    let endpoint = "http://collector:4318".to_owned();
+    config.proxy.tracing = Some(firebreak_injector::sidecar::Tracing { endpoint: endpoint.clone(), percent: 2.5 });
+    assert_eq!(told(&config), [Some(endpoint), Some("2.5".to_owned())]);
 }

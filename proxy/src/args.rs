@@ -4,6 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use firebreak_crds::spec::defaults::TRACE_PERCENT;
+use http::Uri;
+
 use crate::redirect::{InitArgs, ValidateArgs};
 
 /// Port for connections on their way out of the pod.
@@ -70,7 +73,27 @@ pub struct RunArgs {
     /// Seconds that requests may take to end after SIGTERM.
     #[arg(long, env = "FIREBREAK_GRACE_SECONDS", default_value_t = 10)]
     pub grace_seconds: u64,
+    /// Collector that spans are sent to by OTLP over HTTP, such as `http://collector.observability:4318`. Without it nothing is traced.
+    #[arg(long, env = "FIREBREAK_OTLP_ENDPOINT", value_parser = endpoint)]
+    pub otlp_endpoint: Option<Uri>,
+    /// Of a hundred requests that come without a trace, so many begin one. Where there is one, whoever began it has decided.
+    #[arg(long, env = "FIREBREAK_TRACE_PERCENT", default_value_t = TRACE_PERCENT, value_parser = percent)]
+    pub trace_percent: f32,
     /// What is logged: a level, or directives such as `info,firebreak_proxy::config=debug`.
     #[arg(long, env = "FIREBREAK_LOG", default_value = "info")]
     pub log: String,
+}
+
+/// A collector's address. The proxy has no certificates to check a collector's by, so only plain HTTP is understood.
+pub fn endpoint(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
+    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
+        return Err("must be http://HOST:PORT, such as http://collector.observability:4318".to_owned());
+    }
+    Ok(uri)
+}
+
+fn percent(text: &str) -> Result<f32, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "must be a number from 0 to 100".to_owned())
 }

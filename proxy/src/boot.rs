@@ -10,6 +10,7 @@ use std::{
 };
 
 use firebreak_crds::{spec::Labels, wire};
+use http::Uri;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
@@ -25,7 +26,12 @@ use crate::{
         connections::{self, Connections},
         listen,
     },
-    telemetry::{access_log, metrics::Registry},
+    telemetry::{
+        access_log,
+        metrics::Registry,
+        otlp::{self, Exporter, Span},
+        trace::Sampling,
+    },
     verdict::recorder::{self, Recorder},
     worker::{self, Command, Common, Phase},
 };
@@ -52,6 +58,17 @@ pub struct Settings {
     pub grace: Duration,
     /// Who takes the records of requests that failed. Nobody: they are written to standard output, a JSON line each.
     pub records: Option<mpsc::Sender<access_log::Record>>,
+    /// Where spans go, and of which requests. Nowhere: nothing is traced.
+    pub tracing: Option<Tracing>,
+}
+
+/// Where spans go.
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    /// An OTLP/HTTP collector: `http://HOST:PORT`, and a path unless it is `/v1/traces`.
+    pub endpoint: Uri,
+    /// Of requests that come without a trace, so many begin one.
+    pub sampling: Sampling,
 }
 
 /// One worker without a listener or a name.
@@ -66,6 +83,7 @@ impl Default for Settings {
             max_connections: connections::DEFAULT_LIMIT,
             grace: Duration::from_secs(10),
             records: None,
+            tracing: None,
         }
     }
 }
@@ -135,16 +153,19 @@ impl Proxy {
         let count = settings.workers.max(1);
         let connections = Connections::new(settings.max_connections);
         let registry = Registry::new(count, connections.clone());
+        let sampling = settings.tracing.as_ref().map(|tracing| tracing.sampling);
+        let (spans, exporter) = exporter(settings.tracing, &settings.identity, &registry).unzip();
         let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels));
         let (phase, phases) = watch::channel(Phase::Serving);
         let recorder = Recorder::new(recorder::LIMIT, Arc::clone(&registry.recorder), &settings.identity.name);
-        let (log, records) = access_log::new(Arc::clone(&registry), recorder.clone(), settings.records);
+        let (log, records) = access_log::new(Arc::clone(&registry), recorder.clone(), settings.records, spans);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let common = Arc::new(Common {
             lineage: Arc::default(),
             name: settings.identity.name.into(),
             snapshot: publisher.current(),
             log,
+            sampling,
             phase: phases,
             connections,
             workers: senders.into(),
@@ -154,7 +175,7 @@ impl Proxy {
         let (stop, stopped) = mpsc::channel(1);
         let state = Admin::new(&publisher, &registry, recorder, phase.clone(), settings.identity.addresses);
         let state = state.answering_for(settings.probe_ports);
-        let control = move || control(listeners, &state, records, stopped);
+        let control = move || control(listeners, &state, (records, exporter), stopped);
         let control = thread::Builder::new().name("control".into()).spawn(control)?;
         let mut workers = Vec::with_capacity(count);
         for (id, commands) in receivers.into_iter().enumerate() {
@@ -287,11 +308,32 @@ fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> 
     addresses.iter().map(bind).collect()
 }
 
+/// What sends spans, and where they come from.
+type Exporting = (Exporter, mpsc::Receiver<Span>);
+
+fn exporter(
+    tracing: Option<Tracing>,
+    identity: &Identity,
+    registry: &Arc<Registry>,
+) -> Option<(mpsc::Sender<Span>, Exporting)> {
+    let (sender, queue) = mpsc::channel(otlp::QUEUE);
+    let label = ["app.kubernetes.io/name", "app"].into_iter().find_map(|label| identity.labels.get(label));
+    let (service, name) = (label.unwrap_or(&identity.name).clone(), identity.name.clone());
+    let endpoint = tracing?.endpoint;
+    Some((sender, (Exporter { endpoint, service, name, registry: Arc::clone(registry) }, queue)))
+}
+
 /// The control thread: admin port, log and flight recorder. Ends when the proxy is stopped.
-fn control(listeners: Vec<TcpListener>, state: &Admin, records: access_log::Records, mut stopped: mpsc::Receiver<()>) {
+fn control(
+    listeners: Vec<TcpListener>,
+    state: &Admin,
+    (records, exporter): (access_log::Records, Option<Exporting>),
+    mut stopped: mpsc::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let run = async {
         let log = tokio::spawn(records.tell());
+        let spans = exporter.map(|(exporter, queue)| tokio::spawn(exporter.run(queue)));
         for listener in listeners {
             tokio::spawn(admin::serve(listener, state.clone()));
         }
@@ -299,6 +341,9 @@ fn control(listeners: Vec<TcpListener>, state: &Admin, records: access_log::Reco
         // the log's other end.
         stopped.recv().await;
         let _ = timeout(LAST_LINES, log).await;
+        if let Some(spans) = spans {
+            let _ = timeout(LAST_LINES, spans).await;
+        }
     };
     match runtime {
         Ok(runtime) => runtime.block_on(run),

@@ -12,11 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     Identity, Proxy, Settings,
     args::{ADMIN, INBOUND, OUTBOUND, RunArgs},
+    boot::Tracing,
     config::file::Files,
     net::{
         accept::Kind,
         connections::{self, limit_for},
     },
+    telemetry::trace::Sampling,
 };
 
 /// How long a hook may take to reach the proxy beside it.
@@ -47,6 +49,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             .unwrap_or(connections::DEFAULT_LIMIT),
         grace: Duration::from_secs(args.grace_seconds),
         records: None,
+        tracing: args
+            .otlp_endpoint
+            .map(|endpoint| Tracing { endpoint, sampling: Sampling { share: f64::from(args.trace_percent) / 100.0 } }),
     };
     let proxy = Proxy::start(settings)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving; everything is forwarded until a config is there");

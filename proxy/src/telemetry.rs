@@ -4,3 +4,5 @@ pub mod access_log;
 pub mod exposition;
 pub mod histogram;
 pub mod metrics;
+pub mod otlp;
+pub mod trace;

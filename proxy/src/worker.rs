@@ -22,7 +22,7 @@ use crate::{
         connections::Connections,
     },
     snapshot::{Callee, Snapshot},
-    telemetry::{access_log::Log, metrics::Direction},
+    telemetry::{access_log::Log, metrics::Direction, trace::Sampling},
     upstream::pool::Pool,
 };
 
@@ -65,6 +65,8 @@ pub struct Common {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Where failed requests are reported.
     pub log: Log,
+    /// Which requests are traced; none where spans go nowhere.
+    pub sampling: Option<Sampling>,
     /// Where the proxy is in its life.
     pub phase: watch::Receiver<Phase>,
     /// Which requests of callers are under way.

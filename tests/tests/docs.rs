@@ -50,8 +50,10 @@ struct Block<'a> {
 
 #[test]
 fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
+    let trace =
+        row("requests without a trace that begin one, percent", defaults::TRACE_PERCENT.to_string(), "TRACE_PERCENT");
     let fault = row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION");
-    let expected = [request_defaults()?, breaker_defaults(), balancing_defaults()?, vec![fault]].concat();
+    let expected = [request_defaults()?, breaker_defaults(), balancing_defaults()?, vec![trace, fault]].concat();
     let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
     assert_eq!(written, expected);
     // A constant that this test does not know would be missing from the page without anybody noticing.

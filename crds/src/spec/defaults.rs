@@ -55,5 +55,7 @@ pub const BALANCE_DECAY: Duration = Duration::from_secs(10);
 pub const BALANCE_FAILURE: Duration = Duration::from_secs(5);
 /// The part of its share that a new endpoint gets at first, of a hundred.
 pub const SLOW_START_PERCENT: u32 = 10;
+/// Of a hundred requests that come to a proxy without a trace, so many begin one, where spans go anywhere.
+pub const TRACE_PERCENT: f32 = 1.0;
 /// Longest life of a fault.
 pub const FAULT_MAX_DURATION: Duration = Duration::from_hours(24);

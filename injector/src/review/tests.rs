@@ -13,7 +13,8 @@ pub(crate) fn config() -> Config {
         skip_outbound_ports: vec![],
         skip_outbound_cidrs: vec![],
     };
-    let proxy = Proxy { image: "firebreak-proxy:1".into(), pull_policy: "Never".into(), version: "1".into(), defaults };
+    let (image, version) = ("firebreak-proxy:1".into(), "1".into());
+    let proxy = Proxy { image, pull_policy: "Never".into(), version, defaults, tracing: None };
     Config { own_namespace: "firebreak-system".into(), proxy }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     telemetry::{
         access_log::{self, Record, millis},
         metrics::Direction,
+        trace::Trace,
     },
     verdict::{
         Domain, Fate, Reason,
@@ -63,6 +64,8 @@ pub struct Call {
     pub fault: Option<Arc<FaultSet>>,
     /// What the callee's application called in vain, as far as is known.
     pub dependency: Option<Box<str>>,
+    /// Its trace, if it is sampled.
+    pub trace: Option<Box<Trace>>,
     /// Its place in the bulkhead.
     pub permit: Option<Permit>,
     /// The last try's endpoint, which has to do with it until it ends, and breakers that are to be told then.
@@ -95,6 +98,7 @@ impl Call {
             tries: Tries::default(),
             fault: None,
             dependency: None,
+            trace: None,
             permit: None,
             admitted: Admitted::default(),
             retry_after: None,
@@ -126,6 +130,23 @@ impl Call {
         let travelling = [own, inherited].into_iter().flatten().min();
         let travelling = travelling.map(|at| End { at, reason: Reason::DeadlineExceeded });
         self.request_end = nearest(by_policy, travelling);
+    }
+
+    /// Begins its span, if it is sampled. A trace that begins here is known in the record by its id.
+    pub fn begin_trace(&mut self, headers: &HeaderMap) {
+        let Some(sampling) = self.link.worker.common.sampling else { return };
+        self.trace = sampling.begin(headers);
+        if let Some(trace) = self.trace.as_ref().filter(|trace| trace.is_new()) {
+            self.ids[1] = HeaderValue::try_from(trace.traceparent(trace.span)).ok();
+        }
+    }
+
+    /// Says in a request's head whose child it is: that of the try, or of the request itself beside its application.
+    pub fn tell_trace(&self, headers: &mut HeaderMap) {
+        if let Some(trace) = &self.trace {
+            let attempt = if self.link.direction == Direction::Outbound { self.attempts } else { 0 };
+            trace.tell(headers, trace.span_of(attempt));
+        }
     }
 
     /// Says in the head of an answer whether another try would help. What an application copied does not count.
@@ -181,8 +202,9 @@ impl Call {
             shard.failure(reason, self.domain(reason));
             self.tell_origin(reason);
         }
-        if reason.is_some() || self.attempts > 1 || self.tries.delayed() {
-            self.record(fate, reason);
+        let slowed = reason.is_none() && (self.attempts > 1 || self.tries.delayed());
+        if reason.is_some() || slowed || self.trace.is_some() {
+            self.record(fate, reason, slowed);
         }
     }
 
@@ -221,8 +243,10 @@ impl Call {
         }
     }
 
-    fn record(&self, fate: Fate, reason: Option<Reason>) {
+    fn record(&mut self, fate: Fate, reason: Option<Reason>, slowed: bool) {
         let now = Instant::now();
+        let took = now.saturating_duration_since(self.started);
+        let trace = self.trace.take();
         let stale = reason.filter(|reason| *reason == Reason::StaleConnection);
         let id = |value: &Option<HeaderValue>| value.as_ref().and_then(access_log::id);
         self.link.worker.common.log.put(Record {
@@ -238,9 +262,11 @@ impl Call {
             fate: fate.name(),
             reason: reason.map(Reason::name),
             fault_domain: reason.map(|reason| self.domain(reason).name()),
-            slowed: reason.is_none(),
+            slowed,
             attempts: self.attempts,
-            duration_ms: millis(now.saturating_duration_since(self.started)),
+            duration_ms: millis(took),
+            trace,
+            took,
             policy: self.callee.policy.as_ref().map(|policy| policy.name.clone()),
             policy_generation: self.callee.policy.as_ref().map(|policy| policy.generation),
             fault: self.fault.as_ref().map(|fault| fault.name.clone()),

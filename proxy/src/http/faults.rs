@@ -1,9 +1,12 @@
 //! What a FaultSpec does to a request: drawn for each try, and suffered before the try is sent.
 
-use http::request::Parts;
+use http::{HeaderValue, request::Parts};
 use tokio::time::{Instant, sleep};
 
-use super::{call::Call, headers::correlation};
+use super::{
+    call::Call,
+    headers::{X_REQUEST_ID, correlation},
+};
 use crate::{
     policy::fault::{Abort, Hit, Injected, id_hash},
     verdict::Reason,
@@ -15,7 +18,11 @@ impl Call {
         self.fault = None;
         let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
         let Some(set) = set else { return Hit::default() };
-        let id = correlation(&head.headers).map_or_else(|| fastrand::u64(..), id_hash);
+        // Which requests are hit does not depend on which begin a trace here.
+        let is_new = self.trace.as_ref().is_some_and(|trace| trace.is_new());
+        let known =
+            if is_new { head.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes) } else { correlation(&head.headers) };
+        let id = known.map_or_else(|| fastrand::u64(..), id_hash);
         let hit = set.draw(id, self.attempts);
         if hit != Hit::default() {
             self.tries.hit(set, hit.delay);

@@ -73,6 +73,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     if call.link.multiplexed && headers::size(&head) > MAX_HEAD {
         return reply::failure(call, Reason::RequestHeadTooLarge);
     }
+    call.begin_trace(&head.headers);
     let callee = Arc::clone(&call.callee);
     let plan = callee.plan(&head);
     call.set_end(plan.clocks.request_end(call.started), &head.headers);
@@ -324,6 +325,7 @@ impl Sending<'_> {
     /// Says in the request's head which try this is, and what is left of the request's time.
     fn tell_callee(&mut self) {
         let headers = &mut self.head.headers;
+        self.call.tell_trace(headers);
         if self.call.link.direction == Direction::Outbound {
             // What the application copied from a request of its own caller does not count.
             headers.remove(FIREBREAK_ATTEMPT);

@@ -128,6 +128,8 @@ impl Link {
             dependency: None,
             callee_idle_timeout_ms: None,
             tries: Vec::new(),
+            trace: None,
+            took: started.elapsed(),
         });
     }
 

@@ -112,11 +112,13 @@ impl Seen {
         let ended = self.ended;
         let connection = ended.and_then(|ended| ended.connection);
         let until = ended.map_or(now, |ended| ended.at);
+        let (began, took) =
+            (self.began.saturating_duration_since(started), until.saturating_duration_since(self.began));
         Try {
             number: self.number,
             endpoint: self.endpoint,
-            started_ms: millis(self.began.saturating_duration_since(started)),
-            duration_ms: millis(until.saturating_duration_since(self.began)),
+            started_ms: millis(began),
+            duration_ms: millis(took),
             outcome: ended.map(|ended| ended.outcome.name()),
             reason: ended.and_then(|ended| ended.reason).map(Reason::name),
             status: ended.and_then(|ended| ended.status).map(|status| status.as_u16()),
@@ -129,6 +131,8 @@ impl Seen {
             bytes_sent: connection.map(|it| it.bytes.sent),
             bytes_received: connection.map(|it| it.bytes.received),
             errno: ended.and_then(|ended| ended.errno).or(connection.and_then(|it| it.errno)).map(access_log::errno),
+            started: began,
+            took,
         }
     }
 }

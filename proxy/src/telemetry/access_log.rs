@@ -17,7 +17,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::metrics::Registry;
+use super::{
+    metrics::Registry,
+    otlp::{self, Span},
+    trace::Trace,
+};
 use crate::verdict::recorder::Recorder;
 
 /// Records that may wait to be told.
@@ -89,6 +93,12 @@ pub struct Record {
     /// Its tries. Of more than 16 the first 15 and the last; none for what is not HTTP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
+    /// Its trace, if it is sampled. One that simply succeeded has a record for that alone.
+    #[serde(skip)]
+    pub trace: Option<Box<Trace>>,
+    /// What `duration_ms` says, exactly.
+    #[serde(skip)]
+    pub took: Duration,
 }
 
 /// One try of a request.
@@ -138,6 +148,12 @@ pub struct Try {
     /// The error of the system, by its name (`ECONNRESET`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno: Option<Cow<'static, str>>,
+    /// What `started_ms` says, exactly.
+    #[serde(skip)]
+    pub started: Duration,
+    /// What `duration_ms` says, exactly.
+    #[serde(skip)]
+    pub took: Duration,
 }
 
 /// The names of errors that a connection meets, as Linux numbers them on all its 64-bit platforms that we run on.
@@ -179,13 +195,20 @@ pub struct Records {
     registry: Arc<Registry>,
     recorder: Recorder,
     taker: Option<Sender<Record>>,
+    spans: Option<Sender<Span>>,
 }
 
-/// Both ends of the queue. What failed goes to `taker`, or to standard output if there is none; the recorder gets all.
-pub fn new(registry: Arc<Registry>, recorder: Recorder, taker: Option<Sender<Record>>) -> (Log, Records) {
+/// Both ends of the queue. What failed goes to `taker`, or to standard output if there is none; the recorder gets all that did not
+/// simply succeed, and `spans` what is sampled.
+pub fn new(
+    registry: Arc<Registry>,
+    recorder: Recorder,
+    taker: Option<Sender<Record>>,
+    spans: Option<Sender<Span>>,
+) -> (Log, Records) {
     let (sender, queue) = channel(QUEUE);
     let log = Log { queue: sender, registry: Arc::clone(&registry) };
-    (log, Records { queue, registry, recorder, taker })
+    (log, Records { queue, registry, recorder, taker, spans })
 }
 
 impl Record {
@@ -193,18 +216,24 @@ impl Record {
     pub fn failed(&self) -> bool {
         self.reason.is_some()
     }
+
+    /// Whether it is for the recorder.
+    pub fn is_told(&self) -> bool {
+        self.failed() || self.slowed
+    }
 }
 
 impl Log {
     /// Puts a record into the queue, or drops it when the queue is full.
     pub fn put(&self, record: Record) {
-        let failed = record.failed();
-        // What was only slowed leaves the second half of the queue to failures.
+        let (failed, told, traced) = (record.failed(), record.is_told(), record.trace.is_some());
+        // What was only slowed or is traced leaves the second half of the queue to failures.
         let room = failed || self.queue.capacity() > QUEUE / 2;
         if room && self.queue.try_send(record).is_ok() {
             return;
         }
-        self.registry.recorder.dropped.fetch_add(1, Relaxed);
+        self.registry.recorder.dropped.fetch_add(u64::from(told), Relaxed);
+        self.registry.spans_dropped.fetch_add(u64::from(traced), Relaxed);
         if failed {
             self.registry.log_dropped.fetch_add(1, Relaxed);
         }
@@ -217,6 +246,10 @@ impl Records {
         let (mut batch, mut lines) = (Vec::new(), Vec::new());
         while self.queue.recv_many(&mut batch, 64).await > 0 {
             for record in batch.drain(..) {
+                self.trace(&record);
+                if !record.is_told() {
+                    continue;
+                }
                 let Ok(text) = serde_json::to_string(&record) else { continue };
                 self.recorder.put(&record, &text);
                 match &self.taker {
@@ -235,6 +268,17 @@ impl Records {
             // Whoever closed our output does not want the lines.
             let _ = std::io::stdout().write_all(&lines);
             lines.clear();
+        }
+    }
+}
+
+impl Records {
+    fn trace(&self, record: &Record) {
+        let Some((spans, trace)) = self.spans.as_ref().zip(record.trace.as_ref()) else { return };
+        for span in otlp::spans(record, trace) {
+            if spans.try_send(span).is_err() {
+                self.registry.spans_dropped.fetch_add(1, Relaxed);
+            }
         }
     }
 }

@@ -274,6 +274,12 @@ impl Exposed {
         for (name, help, value) in [
             ("config_applied", "Configs put in force", applied),
             ("config_refused", "Configs of which nothing could be used; the last good one stays", refused),
+            ("spans_exported", "Spans that the collector took", self.0.spans_exported.load(Relaxed)),
+            (
+                "spans_dropped",
+                "Spans that were too many, or that the collector did not take",
+                self.0.spans_dropped.load(Relaxed),
+            ),
             (
                 "log_lines_dropped",
                 "Log lines dropped because the log could not keep up",

@@ -136,6 +136,10 @@ pub struct Registry {
     pub connections: Connections,
     /// Log lines that were dropped because the log could not keep up.
     pub log_dropped: AtomicU64,
+    /// Spans that the collector took.
+    pub spans_exported: AtomicU64,
+    /// Spans that were dropped: there were too many, or the collector did not take them.
+    pub spans_dropped: AtomicU64,
     /// The flight recorder.
     pub recorder: Arc<recorder::Counts>,
 }
@@ -276,6 +280,8 @@ impl Registry {
             config: Arc::default(),
             connections,
             log_dropped: AtomicU64::new(0),
+            spans_exported: AtomicU64::new(0),
+            spans_dropped: AtomicU64::new(0),
             recorder: Arc::default(),
         })
     }

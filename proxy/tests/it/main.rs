@@ -18,3 +18,4 @@ mod retries;
 mod slow_callers;
 mod support;
 mod timeouts;
+mod tracing;

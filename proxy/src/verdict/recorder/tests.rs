@@ -23,6 +23,8 @@ fn record(id: &str, reason: Option<Reason>) -> Record {
         dependency: None,
         callee_idle_timeout_ms: None,
         tries: Vec::new(),
+        trace: None,
+        took: std::time::Duration::ZERO,
     }
 }
 
