@@ -80,6 +80,7 @@ fn request_defaults() -> anyhow::Result<Vec<Vec<String>>> {
         row("`retries.budget.minPerSecond`", defaults::BUDGET_MIN_PER_SECOND.to_string(), "BUDGET_MIN_PER_SECOND"),
         row("`retries.budget.window`", length(defaults::BUDGET_WINDOW), "BUDGET_WINDOW"),
         row("body kept for another try", format!("{}KiB", defaults::REPLAY_BYTES / 1024), "REPLAY_BYTES"),
+        row("wait for a gRPC status in trailers", length(defaults::TRAILERS_WAIT), "TRAILERS_WAIT"),
         row("wait that a callee may ask for before another try", length(defaults::RETRY_AFTER_MAX), "RETRY_AFTER_MAX"),
         row("`bulkhead.maxPending`", defaults::MAX_PENDING.to_string(), "MAX_PENDING"),
         row("`bulkhead.maxPendingTime`", length(defaults::MAX_PENDING_TIME), "MAX_PENDING_TIME"),

@@ -23,6 +23,9 @@ pub const BUDGET_MIN_PER_SECOND: u32 = 10;
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of a request body kept so that it can be sent again. A larger body is sent once.
 pub const REPLAY_BYTES: usize = 64 * 1024;
+/// How long the head of a gRPC response waits for what follows it, where the policy repeats calls by their gRPC status: it may
+/// be trailers with a status.
+pub const TRAILERS_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait before another try that a callee may ask for where no `request` clock bounds it.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Requests that may wait when a bulkhead is present without `maxPending`.

@@ -29,6 +29,7 @@ use crate::{
         metrics::Direction,
         trace::Trace,
     },
+    upstream::send::Answer,
     verdict::{
         Domain, Fate, Reason,
         proxy_status::{self, Member},
@@ -108,6 +109,11 @@ impl Call {
             ids: [X_REQUEST_ID, TRACEPARENT].map(|name| head.headers.get(name).cloned()),
             in_books: false,
         }
+    }
+
+    /// The gRPC status of an answer, as far as it has come.
+    pub fn grpc_status(&self, answer: &Answer) -> Option<u8> {
+        if self.grpc { grpc::status(answer.ending()) } else { None }
     }
 
     /// Sets when it must be over: by the policy, by the caller's own deadline, or by that of the request on whose behalf it is.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     call::Call,
-    deadline, grpc,
+    deadline,
     headers::{self, is_upgrade, prepare_request},
     lineage::{self, FIREBREAK_ATTEMPT},
     reply,
@@ -203,9 +203,9 @@ impl Sending<'_> {
 
     /// Whether the callee's proxy says in a failed answer that another try would not help. An application is not asked.
     fn is_final(&self, answer: &Answer) -> bool {
-        let (status, headers) = (answer.response.status(), answer.response.headers());
-        let grpc = if self.call.grpc { grpc::status(headers) } else { None };
-        self.call.link.direction == Direction::Outbound && reply::is_failure(status, grpc) && lineage::is_final(headers)
+        self.call.link.direction == Direction::Outbound
+            && reply::is_failure(answer.response.status(), self.call.grpc_status(answer))
+            && lineage::is_final(answer.response.headers())
     }
 
     /// Those above are to know that trying again has not helped.
@@ -226,7 +226,7 @@ impl Sending<'_> {
         }
         let own = retries.pause(self.call.attempts, fastrand::f64());
         let told = match outcome {
-            Ok(Got::Answer(answer)) => Told::by(answer.response.headers(), Timestamp::now()),
+            Ok(Got::Answer(answer)) => Told::by(answer.ending(), Timestamp::now()),
             _ => Told::Nothing,
         };
         let pause = told.pause(own).filter(|pause| match self.call.request_end {
@@ -242,7 +242,7 @@ impl Sending<'_> {
 
     /// Lets go of an answer that will not be used. Its connection is not used for the next try.
     fn give_up(&self, outcome: Result<Got, Reason>) {
-        if let Ok(Got::Answer(Answer { response, connection })) = outcome
+        if let Ok(Got::Answer(Answer { response, connection, .. })) = outcome
             && self.source.upload().is_done()
         {
             reply::discard(self.call, response, connection);
@@ -271,7 +271,7 @@ impl Sending<'_> {
     /// Tells the breakers what became of a try. The status of a gRPC call comes at its end, and is told there.
     fn tell_breakers(&mut self, mut admitted: Admitted, began: Instant, outcome: &Result<Got, Reason>) {
         if let (Ok(Got::Answer(answer)), true) = (outcome, self.call.grpc)
-            && grpc::status(answer.response.headers()).is_none()
+            && self.call.grpc_status(answer).is_none()
             && answer.response.status().is_success()
         {
             admitted.answered(Instant::now());
@@ -355,7 +355,24 @@ impl Sending<'_> {
         let worker = &*self.call.link.worker;
         let (clocks, used, errno) = (self.plan.clocks, &self.last_connection, &self.errno);
         let target = Target { worker, callee, address, clocks, used, end, errno };
-        target.exchange(self.head, self.source).await.map(Got::Answer)
+        let mut answer = target.exchange(self.head, self.source).await?;
+        if self.may_end_in_trailers(&answer) {
+            let wait = Instant::now() + defaults::TRAILERS_WAIT;
+            answer.look_ahead(end.map_or(wait, |end| end.at.min(wait))).await?;
+        }
+        Ok(Got::Answer(answer))
+    }
+
+    /// Whether it is worth a wait to see if a gRPC call, of which only the head has come, has failed without a message. A
+    /// caller that is still sending may need the head to go on.
+    fn may_end_in_trailers(&self, answer: &Answer) -> bool {
+        self.call.grpc
+            && self.plan.retries.as_ref().is_some_and(|retries| {
+                retries.reads_grpc() && self.call.attempts <= retries.max && self.call.on_behalf < 2
+            })
+            && self.source.replayable()
+            && self.source.upload().is_done()
+            && self.call.grpc_status(answer).is_none()
     }
 }
 
@@ -386,9 +403,8 @@ fn brought(outcome: &Result<Got, Reason>, call: &Call) -> Brought {
     match outcome {
         Err(reason) => Brought::Nothing { reason: *reason, grpc: call.grpc },
         Ok(Got::Answer(answer)) => {
-            let (status, headers) = (answer.response.status(), answer.response.headers());
-            let grpc = call.grpc.then(|| grpc::status(headers)).flatten();
-            match reply::failure_of(call, status, grpc, headers) {
+            let (status, grpc) = (answer.response.status(), call.grpc_status(answer));
+            match reply::answer_failed(call, answer) {
                 // The callee's proxy answered, and its application has not seen the request: as if nothing had come.
                 Some(reason) if reason.is_unsent() => Brought::Nothing { reason, grpc: call.grpc },
                 _ => Brought::Response { status, grpc },
@@ -414,9 +430,7 @@ fn ended(outcome: &Result<Got, Reason>, call: &Call) -> Ended {
     let (reason, status, grpc_status) = match outcome {
         Err(reason) => (Some(*reason), None, None),
         Ok(Got::Answer(answer)) => {
-            let (status, headers) = (answer.response.status(), answer.response.headers());
-            let grpc = call.grpc.then(|| grpc::status(headers)).flatten();
-            (reply::failure_of(call, status, grpc, headers), Some(status), grpc)
+            (reply::answer_failed(call, answer), Some(answer.response.status()), call.grpc_status(answer))
         }
         Ok(Got::Injected(answer)) => {
             let (status, grpc) = reply::injected_status(*answer, call.grpc);

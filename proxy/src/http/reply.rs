@@ -40,19 +40,20 @@ pub fn relayed(
     upload: Upload,
     answer: Answer,
 ) -> Response<ReplyBody> {
-    let Answer { response, connection } = answer;
+    let failing = answer_failed(&call, &answer);
+    let Answer { response, connection, first } = answer;
     let (mut head, body) = response.into_parts();
     prepare_response(&mut head, false);
     call.status = Some(head.status);
     let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
     let reason = failure_of(&call, head.status, grpc_status, &head.headers);
-    call.tell_layers(&mut head.headers, reason.is_some());
+    call.tell_layers(&mut head.headers, failing.is_some());
     if let Some(reason) = reason {
         call.find_dependency(reason, &head.headers);
         call.member(reason, Some(head.status)).append_to(&mut head.headers);
     }
     let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle));
-    Response::from_parts(head, ReplyBody::relayed(body, tail))
+    Response::from_parts(head, ReplyBody::relayed(body, first, tail))
 }
 
 /// Whether an answer says that the callee failed.
@@ -65,6 +66,11 @@ pub fn is_failure(status: StatusCode, grpc: Option<u8>) -> bool {
 pub fn failure_of(call: &Call, status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> Option<Reason> {
     let said = || if call.link.direction == Direction::Outbound { said_by_callee(headers) } else { None };
     is_failure(status, grpc).then(|| said().unwrap_or(Reason::CalleeError))
+}
+
+/// Why the callee failed, by all that has come of its answer.
+pub fn answer_failed(call: &Call, answer: &Answer) -> Option<Reason> {
+    failure_of(call, answer.response.status(), call.grpc_status(answer), answer.ending())
 }
 
 /// The proxy's own answer to a request that failed.

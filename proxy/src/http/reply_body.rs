@@ -59,6 +59,8 @@ enum Kind {
 struct Relay {
     /// Gone when the call was ended before it: what it still holds back would take room on a connection that others share.
     body: Option<Incoming>,
+    /// What was read of it before.
+    first: Option<Box<Frame<Bytes>>>,
     /// Gone when the body has ended, one way or another.
     tail: Option<Tail>,
 }
@@ -168,7 +170,11 @@ impl Tail {
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+        let frame = match self.first.take() {
+            Some(first) => Some(Ok(*first)),
+            None => ready!(Pin::new(&mut *body).poll_frame(cx)),
+        };
+        match frame {
             Some(Ok(mut frame)) => {
                 if let Some(tail) = &mut self.tail {
                     tail.moved();
@@ -192,11 +198,13 @@ impl Relay {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.first.is_none() && self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+        // The body does not count what was read before.
+        let body = self.body.as_ref().filter(|_| self.first.is_none());
+        body.map_or_else(SizeHint::default, Incoming::size_hint)
     }
 
     /// Whether somebody must look at the clocks from now on.
@@ -231,7 +239,7 @@ impl Watched {
     /// Gives up what the call holds.
     fn end(&mut self, reason: Reason) -> Option<Waker> {
         let tail = self.relay.tail.take()?;
-        self.relay.body = None;
+        (self.relay.body, self.relay.first) = (None, None);
         self.ended = Some(tail.broken(reason));
         self.reader.take()
     }
@@ -271,13 +279,13 @@ impl ReplyBody {
         Kind::Whole(bytes).into()
     }
 
-    /// The callee's body, with what ends with it.
-    pub fn relayed(body: Incoming, tail: Tail) -> Self {
-        if body.is_end_stream() {
+    /// The callee's body, with what ends with it; `first` was read of it before.
+    pub fn relayed(body: Incoming, first: Option<Box<Frame<Bytes>>>, tail: Tail) -> Self {
+        if first.is_none() && body.is_end_stream() {
             tail.finish();
             return Self::empty();
         }
-        Kind::Relayed(Relay { body: Some(body), tail: Some(tail) }).into()
+        Kind::Relayed(Relay { body: Some(body), first, tail: Some(tail) }).into()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

@@ -22,7 +22,7 @@ pub fn agreed(answer: &Answer, method: &Method) -> bool {
 
 /// Passes the callee's agreement on and forwards bytes until either side is done.
 pub fn switch(mut call: Call, clocks: Clocks, caller: OnUpgrade, answer: Answer) -> Response<ReplyBody> {
-    let Answer { mut response, connection } = answer;
+    let Answer { mut response, connection, .. } = answer;
     let callee = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
     prepare_response(&mut head, true);

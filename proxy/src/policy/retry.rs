@@ -28,11 +28,11 @@ pub struct Retries {
 /// What a try brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Brought {
-    /// A response. `grpc` is its `grpc-status`, if it is already known.
+    /// A response.
     Response {
         /// HTTP status.
         status: StatusCode,
-        /// gRPC status in the headers (a trailers-only response).
+        /// Its gRPC status, if that has come.
         grpc: Option<u8>,
     },
     /// None. For a gRPC call it counts as the gRPC status that the proxy would answer in its place.
@@ -93,6 +93,11 @@ impl Retries {
                     || repeatable && self.wants_status(status)
             }
         }
+    }
+
+    /// Whether a gRPC status decides.
+    pub fn reads_grpc(&self) -> bool {
+        self.conditions & GRPC != 0
     }
 
     /// Pause before retry number `retry` (from 1): uniform between nothing and `base` doubled each time, up to `max`.
@@ -159,7 +164,14 @@ impl Told {
     }
 }
 
-fn bit(condition: Condition) -> u16 {
+/// All conditions that look at a gRPC status.
+const GRPC: u16 = bit(Condition::GrpcCancelled)
+    | bit(Condition::GrpcDeadlineExceeded)
+    | bit(Condition::GrpcResourceExhausted)
+    | bit(Condition::GrpcInternal)
+    | bit(Condition::GrpcUnavailable);
+
+const fn bit(condition: Condition) -> u16 {
     1 << condition as u16
 }
 

@@ -6,22 +6,34 @@
 //! (RFC 9110, 9.2.2; RFC 9112, 9.3.1; RFC 9113, 6.8).
 
 use std::{
-    cell::Cell, error::Error as _, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration,
+    cell::Cell,
+    error::Error as _,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
-use http::{Request, Response, Version, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version, request::Parts};
+use http_body::{Body, Frame};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     connect::{NotOpened, connect},
     keep_alive::SHORTEST,
     pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Shared, Single},
-    traffic::{Bytes, Counting, Traffic},
+    traffic::{Counting, Traffic, Volume},
 };
 use crate::{
     http::send_body::{SendBody, Source},
@@ -57,6 +69,33 @@ pub struct Answer {
     pub response: Response<Incoming>,
     /// The connection.
     pub connection: Connection,
+    /// What was read of the body already.
+    pub first: Option<Box<Frame<Bytes>>>,
+}
+
+impl Answer {
+    fn new(response: Response<Incoming>, connection: Connection) -> Self {
+        Self { response, connection, first: None }
+    }
+
+    /// The fields that say how it ended: its trailers, if they followed the head, or the head.
+    pub fn ending(&self) -> &HeaderMap {
+        let trailers = self.first.as_ref().and_then(|first| first.trailers_ref());
+        trailers.unwrap_or(self.response.headers())
+    }
+
+    /// Waits for what follows the head, until then at most.
+    ///
+    /// # Errors
+    /// When it broke off, which might as well have been before its head.
+    pub async fn look_ahead(&mut self, until: Instant) -> Result<(), Reason> {
+        let body = self.response.body_mut();
+        let next = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        if let Ok(Some(frame)) = timeout_at(until, next).await {
+            self.first = Some(Box::new(frame.map_err(|_| Reason::ConnectionReset)?));
+        }
+        Ok(())
+    }
 }
 
 /// Holds a connection while a response is read from it.
@@ -89,7 +128,7 @@ pub struct Used {
     shared: Option<Key>,
     /// What it has carried, and what of it before this try.
     traffic: Arc<Traffic>,
-    before: Bytes,
+    before: Volume,
     /// How long it had carried nothing when this try began.
     idle: Duration,
     began: Instant,
@@ -105,7 +144,7 @@ pub struct Evidence {
     /// How long it had carried nothing then.
     pub idle: Duration,
     /// What it carried during the try; on HTTP/2 that of other streams too.
-    pub bytes: Bytes,
+    pub bytes: Volume,
     /// The last error of the system on it.
     pub errno: Option<i32>,
 }
@@ -133,7 +172,7 @@ impl Used {
     /// What is known now.
     pub fn evidence(&self) -> Evidence {
         let now = self.traffic.bytes();
-        let bytes = Bytes { sent: now.sent - self.before.sent, received: now.received - self.before.received };
+        let bytes = Volume { sent: now.sent - self.before.sent, received: now.received - self.before.received };
         let (age, errno) = (self.traffic.age(self.began), self.traffic.errno());
         Evidence { reused: self.carried, age, idle: self.idle, bytes, errno }
     }
@@ -293,13 +332,13 @@ impl Target<'_> {
 async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answer, Failed> {
     match connection {
         Connection::Exclusive(mut exclusive) => match exclusive.sender.try_send_request(request).await {
-            Ok(response) => Ok(Answer { response, connection: Connection::Exclusive(exclusive) }),
+            Ok(response) => Ok(Answer::new(response, Connection::Exclusive(exclusive))),
             Err(mut error) => Err(failed(error.take_message(), error.error())),
         },
         Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
             Ok(response) => {
                 shared.carried();
-                Ok(Answer { response, connection: Connection::Shared(shared) })
+                Ok(Answer::new(response, Connection::Shared(shared)))
             }
             Err(mut error) => Err(failed(error.take_message(), error.error())),
         },

@@ -40,9 +40,9 @@ pub struct Traffic {
     callee: Arc<CalleeMetrics>,
 }
 
-/// Bytes both ways.
+/// Volume both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
+pub struct Volume {
     /// To the callee.
     pub sent: u64,
     /// From it.
@@ -70,8 +70,8 @@ impl Traffic {
     }
 
     /// The bytes so far.
-    pub fn bytes(&self) -> Bytes {
-        Bytes { sent: self.sent.get(), received: self.received.get() }
+    pub fn bytes(&self) -> Volume {
+        Volume { sent: self.sent.get(), received: self.received.get() }
     }
 
     /// How long it has been open.

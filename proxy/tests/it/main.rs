@@ -7,6 +7,7 @@ mod breakers;
 mod bulkheads;
 mod evidence;
 mod faults;
+mod grpc_retries;
 mod http2;
 mod layers;
 mod lifecycle;

@@ -299,7 +299,11 @@ pub(crate) async fn connect_h1(address: SocketAddr) -> http1::SendRequest<Body> 
     sender
 }
 
-pub(crate) async fn connect_h2(address: SocketAddr) -> http2::SendRequest<Body> {
+pub(crate) async fn connect_h2<B>(address: SocketAddr) -> http2::SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
