@@ -1,17 +1,30 @@
 //! Serving HTTP on a caller's connection.
 
-use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, StatusCode};
 use hyper::{
+    Request,
+    body::Incoming,
     server::conn::{http1, http2},
-    service::service_fn,
+    service::{HttpService, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, interval_at},
+};
 
-use super::pipeline;
+use super::{pipeline, reply_body::ReplyBody};
 use crate::{
     net::{
         client_stream::{ClientStream, Moments},
@@ -31,6 +44,10 @@ pub const MAX_HEAD: usize = 64 * 1024;
 /// HTTP/2: largest head that is read, so that one of more than [`MAX_HEAD`] can be refused in our own words. It is what our SETTINGS
 /// say; to a caller that sends more all the same, the library answers for itself.
 const MAX_HEAD_READ: u32 = 128 * 1024;
+
+/// How often an HTTP/1 connection is looked at: where no request has begun since the last time and none is under way, what the
+/// library holds for it is given up until bytes come.
+const REST: Duration = Duration::from_secs(2);
 
 /// HTTP/2: streams that a caller may have open at once on a connection.
 const MAX_STREAMS: u32 = 256;
@@ -57,6 +74,8 @@ pub struct Link {
     pub first_try: Cell<Option<Reason>>,
     /// HTTP/2: requests share the connection.
     pub multiplexed: bool,
+    /// Requests that have begun on it.
+    begun: Cell<u64>,
     /// Tells that the connection is to be closed although its caller does not read.
     cut: Notify,
 }
@@ -77,6 +96,7 @@ impl Link {
             moments: Moments::new(Instant::now()),
             first_try: Cell::new(None),
             multiplexed: false,
+            begun: Cell::new(0),
             cut: Notify::new(),
         }
     }
@@ -144,37 +164,76 @@ impl Link {
 /// Serves a connection that speaks HTTP to its end.
 pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
     let link = Rc::new(Link { multiplexed: spoken == Spoken::Http2, ..link });
-    let worker = Rc::clone(&link.worker);
-    let drained = worker.drained(link.direction);
-    let served = Rc::clone(&link);
-    let service = service_fn(move |request| {
-        let link = Rc::clone(&served);
-        async move { Ok::<_, Infallible>(pipeline::handle(request, link).await) }
-    });
     // How a connection ends is the caller's business; what became of its requests is in the books by then, but for bytes
     // that made none.
     let _entered = Malformed(Rc::clone(&link));
     if spoken == Spoken::Http2 {
-        let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+        return Box::pin(http2(&link, stream)).await;
+    }
+    let mut stream = stream;
+    loop {
+        // In a box, so that a connection at rest holds no more than itself.
+        let Some(resting) = Box::pin(http1(&link, stream)).await else { return };
         tokio::select! {
             biased;
-            _ = connection.as_mut() => return,
-            () = drained => connection.as_mut().graceful_shutdown(),
+            () = link.worker.drained(link.direction) => return,
+            () = resting.readable() => {}
         }
-        let _ = connection.await;
-    } else {
-        let mut connection = pin!(http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades());
+        stream = resting;
+    }
+}
+
+async fn http2(link: &Rc<Link>, stream: ClientStream) {
+    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service(link)));
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => return,
+        () = link.worker.drained(link.direction) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+/// Serves HTTP/1 until the connection ends, or comes to rest: then it is given back without the library's buffers.
+async fn http1(link: &Rc<Link>, stream: ClientStream) -> Option<ClientStream> {
+    let at_rest = Rc::strong_count(link) + 1;
+    let mut connection = http1_builder().serve_connection(TokioIo::new(stream), service(link)).with_upgrades();
+    let mut look = interval_at(Instant::now() + REST, REST);
+    let mut seen = link.begun.get();
+    loop {
         tokio::select! {
             biased;
-            _ = connection.as_mut() => return,
-            () = link.cut.notified() => return,
-            () = drained => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            _ = connection => {}
-            () = link.cut.notified() => {}
+            _ = &mut connection => return None,
+            () = link.cut.notified() => return None,
+            () = link.worker.drained(link.direction) => break,
+            _ = look.tick() => {
+                let before = std::mem::replace(&mut seen, link.begun.get());
+                // Each call that is not over holds the link.
+                if before == seen && Rc::strong_count(link) == at_rest && link.moments.is_at_rest() {
+                    let parts = connection.into_parts()?;
+                    let mut stream = parts.io.into_inner();
+                    stream.unread(parts.read_buf);
+                    return Some(stream);
+                }
+            }
         }
     }
+    Pin::new(&mut connection).graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = link.cut.notified() => {}
+    }
+    None
+}
+
+fn service(
+    link: &Rc<Link>,
+) -> impl HttpService<Incoming, ResBody = ReplyBody, Error = Infallible, Future: 'static> + Unpin + use<> {
+    let link = Rc::clone(link);
+    service_fn(move |request: Request<Incoming>| {
+        let link = Rc::clone(&link);
+        link.begun.set(link.begun.get() + 1);
+        async move { Ok::<_, Infallible>(pipeline::handle(request, link).await) }
+    })
 }
 
 /// Enters, when the connection ends, that it ended by bytes that are not HTTP.

@@ -42,6 +42,8 @@ struct Marks {
     drained: AtomicU64,
     /// A reason and one more.
     malformed: AtomicUsize,
+    /// The last write found no room.
+    blocked: AtomicBool,
     upgraded: AtomicBool,
 }
 
@@ -52,8 +54,6 @@ pub struct ClientStream {
     prefix: Bytes,
     moments: Moments,
     common: Arc<Common>,
-    /// The last write found no room.
-    blocked: bool,
     /// What is being written in the place of the HTTP library's own answer.
     refusal: Option<Refusal>,
 }
@@ -103,6 +103,11 @@ impl Moments {
         self.marks.upgraded.store(true, Relaxed);
     }
 
+    /// Whether nothing has come that was not taken, and nothing waits for room to be written.
+    pub fn is_at_rest(&self) -> bool {
+        self.marks.first_byte.load(Relaxed) == 0 && !self.marks.blocked.load(Relaxed)
+    }
+
     fn upgraded(&self) -> bool {
         self.marks.upgraded.load(Relaxed)
     }
@@ -123,13 +128,29 @@ impl ClientStream {
         if !prefix.is_empty() {
             moments.note();
         }
-        Self { stream, prefix, moments, common, blocked: false, refusal: None }
+        Self { stream, prefix, moments, common, refusal: None }
+    }
+
+    /// Resolves when there is something to read, or the end.
+    pub async fn readable(&self) {
+        // An error is for whoever reads.
+        let _ = self.stream.readable().await;
+    }
+
+    /// Takes back bytes that were read from it and not used.
+    pub fn unread(&mut self, bytes: Bytes) {
+        debug_assert!(self.prefix.is_empty(), "what was read comes after the prefix");
+        self.prefix = bytes;
     }
 
     /// The clock is read only after a write that found no room: rarely, unless the caller is slow.
     fn noted(&mut self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if std::mem::replace(&mut self.blocked, poll.is_pending()) && poll.is_ready() {
-            self.moments.marks.drained.store(self.moments.mark(), Relaxed);
+        let marks = &self.moments.marks;
+        if marks.blocked.load(Relaxed) != poll.is_pending() {
+            marks.blocked.store(poll.is_pending(), Relaxed);
+            if poll.is_ready() {
+                marks.drained.store(self.moments.mark(), Relaxed);
+            }
         }
         poll
     }
