@@ -174,12 +174,13 @@ pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
     loop {
         // In a box, so that a connection at rest holds no more than itself.
         let Some(resting) = Box::pin(http1(&link, stream)).await else { return };
+        stream = resting;
+        let _resting = link.worker.common.connections.rest();
         tokio::select! {
             biased;
             () = link.worker.drained(link.direction) => return,
-            () = resting.readable() => {}
+            () = stream.readable() => {}
         }
-        stream = resting;
     }
 }
 
@@ -211,7 +212,7 @@ async fn http1(link: &Rc<Link>, stream: ClientStream) -> Option<ClientStream> {
                 if before == seen && Rc::strong_count(link) == at_rest && link.moments.is_at_rest() {
                     let parts = connection.into_parts()?;
                     let mut stream = parts.io.into_inner();
-                    stream.unread(parts.read_buf);
+                    stream.unread(&parts.read_buf);
                     return Some(stream);
                 }
             }

@@ -62,9 +62,29 @@ impl Kind {
     }
 }
 
+/// A connection that turned out to speak HTTP.
+type Http = (Link, ClientStream, Spoken);
+
 /// Serves a connection to its end, unless it is one too many.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kind: Kind, counted: &Counted) {
-    let Some(destination) = destination(&stream, kind) else { return reset(&stream) };
+    // In a box: what comes before takes room that an HTTP connection need not hold while it is at rest.
+    if let Some((link, stream, spoken)) = Box::pin(begin(worker, stream, peer, kind, counted)).await {
+        serve::connection(link, stream, spoken).await;
+    }
+}
+
+/// Serves a connection that does not speak HTTP; or finds out that it does.
+async fn begin(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    kind: Kind,
+    counted: &Counted,
+) -> Option<Http> {
+    let Some(destination) = destination(&stream, kind) else {
+        reset(&stream);
+        return None;
+    };
     let direction = kind.direction();
     let callee = worker.callee(direction, &destination);
     let forwarded_for =
@@ -74,16 +94,21 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, kin
     if is_ours && kind != Kind::Local {
         // Nobody was redirected here: forwarding would come back for ever.
         link.enter(&callee, Instant::now(), None, Some(Reason::LoopDetected), 0);
-        return reset(&stream);
+        reset(&stream);
+        return None;
     }
     if counted.exceeds() {
         link.enter(&callee, Instant::now(), None, Some(Reason::TooManyConnections), 0);
-        return reset(&stream);
+        reset(&stream);
+        return None;
     }
     let _ = stream.set_nodelay(true);
     let protocol = if worker.transparent() { Protocol::Tcp } else { callee.protocol };
     match protocol {
-        Protocol::Tcp => opaque::forward(&link, &callee, stream, Bytes::new(), None).await,
+        Protocol::Tcp => {
+            opaque::forward(&link, &callee, stream, Bytes::new(), None).await;
+            None
+        }
         Protocol::Http => declared_http(link, &callee, stream).await,
         Protocol::Detect => first_speaker(link, &callee, stream).await,
     }
@@ -98,19 +123,20 @@ fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
     destination.inspect_err(|error| tracing::warn!(%error, "a connection's destination is unknown")).ok()
 }
 
-async fn declared_http(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) {
+async fn declared_http(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) -> Option<Http> {
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
     match listen(&link, &mut stream, &mut bytes, true).await {
         Heard::Clear(Spoken::Opaque) => opaque::forward(&link, callee, stream, bytes.freeze(), None).await,
         Heard::Clear(spoken) => {
             let stream = ClientStream::new(stream, bytes.freeze(), &link);
-            serve::connection(link, stream, spoken).await;
+            return Some((link, stream, spoken));
         }
         Heard::Ended | Heard::Stopping => {}
     }
+    None
 }
 
-async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) {
+async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) -> Option<Http> {
     let started = Instant::now();
     let mut bytes = BytesMut::with_capacity(PREFACE.len());
     let (heard, dialled) = {
@@ -125,7 +151,7 @@ async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) 
                 },
                 Err(reason) => (timeout(LAST_WORDS, hear.as_mut()).await.unwrap_or(Heard::Ended), Err(reason)),
             },
-            heard = hear.as_mut() => (heard, if heard == Heard::Stopping { return } else { dial.await }),
+            heard = hear.as_mut() => (heard, if heard == Heard::Stopping { return None } else { dial.await }),
         }
     };
     match (heard, dialled) {
@@ -136,7 +162,7 @@ async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) 
                 Err(reason) => link.first_try.set(Some(reason)),
             }
             let stream = ClientStream::new(stream, bytes.freeze(), &link);
-            serve::connection(link, stream, spoken).await;
+            return Some((link, stream, spoken));
         }
         (Heard::Clear(Spoken::Opaque) | Heard::Ended, Ok(dialled)) => {
             opaque::forward(&link, callee, stream, bytes.freeze(), Some(dialled)).await;
@@ -147,6 +173,7 @@ async fn first_speaker(link: Link, callee: &Arc<Callee>, mut stream: TcpStream) 
         }
         (Heard::Stopping, _) => {}
     }
+    None
 }
 
 /// What came of listening to a caller.

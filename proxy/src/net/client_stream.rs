@@ -138,9 +138,10 @@ impl ClientStream {
     }
 
     /// Takes back bytes that were read from it and not used.
-    pub fn unread(&mut self, bytes: Bytes) {
+    pub fn unread(&mut self, bytes: &[u8]) {
         debug_assert!(self.prefix.is_empty(), "what was read comes after the prefix");
-        self.prefix = bytes;
+        // A copy, because however few they are they hold the whole buffer that they were read into.
+        self.prefix = Bytes::copy_from_slice(bytes);
     }
 
     /// The clock is read only after a write that found no room: rarely, unless the caller is slow.

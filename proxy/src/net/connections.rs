@@ -23,6 +23,7 @@ pub struct Connections(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     open: AtomicUsize,
+    resting: AtomicUsize,
     limit: usize,
     last_closed: Notify,
 }
@@ -34,6 +35,10 @@ pub struct Counted {
     /// How many there were, this one included.
     number: usize,
 }
+
+/// A connection that counts as being at rest until this is dropped.
+#[derive(Debug)]
+pub struct Resting(Connections);
 
 /// How many connections fit into `memory` bytes; at least a hundred.
 pub fn limit_for(memory: u64) -> usize {
@@ -49,7 +54,12 @@ impl Default for Connections {
 impl Connections {
     /// None yet, and never more than `limit` that are served.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner { open: AtomicUsize::new(0), limit, last_closed: Notify::new() }))
+        Self(Arc::new(Inner {
+            open: AtomicUsize::new(0),
+            resting: AtomicUsize::new(0),
+            limit,
+            last_closed: Notify::new(),
+        }))
     }
 
     /// Counts one more. Whoever [exceeds](Counted::exceeds) the limit is to be refused.
@@ -61,6 +71,17 @@ impl Connections {
     /// How many are open.
     pub fn open(&self) -> usize {
         self.0.open.load(SeqCst)
+    }
+
+    /// Counts a connection that is at rest, until what is returned is dropped.
+    pub fn rest(&self) -> Resting {
+        self.0.resting.fetch_add(1, SeqCst);
+        Resting(self.clone())
+    }
+
+    /// How many of those that are open are at rest.
+    pub fn resting(&self) -> usize {
+        self.0.resting.load(SeqCst)
     }
 
     /// How many may be.
@@ -93,6 +114,12 @@ impl Drop for Counted {
         if inner.open.fetch_sub(1, SeqCst) == 1 {
             inner.last_closed.notify_waiters();
         }
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.0.resting.fetch_sub(1, SeqCst);
     }
 }
 

@@ -293,6 +293,7 @@ impl Exposed {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         for (name, help, value) in [
             ("connections", "Connections that callers have open", count(connections.open())),
+            ("connections_at_rest", "Those of them that hold no buffers", count(connections.resting())),
             ("connections_limit", "Most that they may have open; one more is reset", count(connections.limit())),
             ("config_problems", "Broken entries of the newest config, kept in their last good form", problems),
             ("config_ignored", "Fields and entries of the newest config that this version does not know", ignored),

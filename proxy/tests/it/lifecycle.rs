@@ -3,9 +3,13 @@ use std::time::Duration;
 use firebreak_proxy::Settings;
 use http::{Request, Response};
 use serde_json::json;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
 
-use super::support::{Body, Callee, Mesh, call, connect_h1, counts, free_address};
+use super::support::{Body, Callee, Mesh, call, connect_h1, counts, free_address, is_reset};
 
 #[tokio::test]
 async fn requests_under_way_end_before_the_proxy_does() {
@@ -128,8 +132,7 @@ async fn a_connection_too_many_is_reset_and_entered_in_the_books() {
         let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     }
-    let request = Request::get("/").header("host", "callee").body(Body::default()).unwrap();
-    assert!(call(mesh.address, request).await.is_err());
+    assert!(is_reset(mesh.address).await);
     assert_eq!(mesh.reasons(1).await, counts(&[("too_many_connections", 1)]));
     assert!(mesh.metrics().await.contains("firebreak_connections 2\n"));
     drop(two);
@@ -137,4 +140,51 @@ async fn a_connection_too_many_is_reset_and_entered_in_the_books() {
         tokio::task::yield_now().await;
     }
     assert_eq!(mesh.get("/").await.status, 200, "there is room again");
+}
+
+/// Waits until so many connections are at rest.
+async fn at_rest(mesh: &Mesh, count: usize) {
+    let wanted = format!("firebreak_connections_at_rest {count}\n");
+    while !mesh.metrics().await.contains(&wanted) {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_goes_on_where_it_was_and_ends_with_the_proxy() {
+    let callee = Callee::answering(&[200]).await;
+    let mesh = Mesh::new(&[callee.address], json!({}));
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    let mut answer = [0; 4096];
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+        let count = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..count].starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&answer[..count]));
+        at_rest(&mesh, 1).await;
+    }
+    assert_eq!(mesh.fates(2).await, counts(&[("succeeded", 2)]));
+    let stopped = tokio::task::spawn_blocking(move || mesh.proxy.shutdown().unwrap());
+    assert_eq!(stream.read(&mut answer).await.unwrap(), 0, "nothing is under way that it would have to wait for");
+    stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_on_which_something_is_under_way_does_not_come_to_rest() {
+    let callee = Callee::hanging().await;
+    let mesh = Mesh::new(&[callee.address], json!({"timeouts": {"request": "1h"}}));
+    let (mut whole, mut part) =
+        (TcpStream::connect(mesh.address).await.unwrap(), TcpStream::connect(mesh.address).await.unwrap());
+    whole.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+    part.write_all(b"GET / HTTP/1.1\r\nhost: cal").await.unwrap();
+    // What does come to rest says when the others would have.
+    let other = Callee::answering(&[200]).await;
+    let other = Mesh::new(&[other.address], json!({}));
+    let mut third = TcpStream::connect(other.address).await.unwrap();
+    third.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+    at_rest(&other, 1).await;
+    at_rest(&mesh, 0).await;
+    part.write_all(b"lee\r\n\r\n").await.unwrap();
+    while callee.requests() < 2 {
+        tokio::task::yield_now().await;
+    }
 }

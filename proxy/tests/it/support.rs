@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::Future,
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
     sync::{
         Arc,
@@ -24,6 +25,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
@@ -290,6 +292,12 @@ pub(crate) async fn call(address: SocketAddr, request: Request<Body>) -> hyper::
     let mut sender = connect_h1(address).await;
     let started = tokio::time::Instant::now();
     read(sender.send_request(request).await?, started).await
+}
+
+/// Whether a connection is reset: while it is opened, or as soon as it is.
+pub(crate) async fn is_reset(address: SocketAddr) -> bool {
+    let read = async { TcpStream::connect(address).await?.read(&mut [0]).await };
+    read.await.is_err_and(|error: io::Error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 pub(crate) async fn connect_h1(address: SocketAddr) -> http1::SendRequest<Body> {

@@ -54,8 +54,8 @@ def with_connections(name):
         try:
             if holder.stdout.readline() != "ready\n":
                 raise SystemExit(f"{CONNECTIONS} connections could not be opened to {name}")
-            # Upstream connections that served the start go first; the callers' stay.
-            resident = machine.settle(lambda: machine.memory(proxy.pid), quiet=3)
+            # Upstream connections that served the start go after four seconds, and what callers' connections need only at work; they stay.
+            resident = machine.settle(lambda: machine.memory(proxy.pid), quiet=6)
             result = holder.communicate(input="")[0]
         finally:
             machine.stop(holder)
