@@ -178,8 +178,9 @@ pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
         let _resting = link.worker.common.connections.rest();
         tokio::select! {
             biased;
-            () = link.worker.drained(link.direction) => return,
+            // A request that has come by then is served.
             () = stream.readable() => {}
+            () = link.worker.drained(link.direction) => return,
         }
     }
 }
