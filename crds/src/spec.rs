@@ -11,6 +11,7 @@ pub mod defaults;
 pub mod duration;
 pub mod fault;
 pub mod matching;
+pub mod outlier;
 pub mod percent;
 pub mod rate_limit;
 pub mod retry;
@@ -31,6 +32,7 @@ pub use self::{
     duration::Duration,
     fault::{Abort, Delay, Fault, FaultSpecSpec, Position},
     matching::{HttpMatch, PathMatch, ValueMatch},
+    outlier::{Deviation, EjectFor, OutlierDetection},
     percent::Percent,
     rate_limit::RateLimit,
     retry::{Backoff, Budget, Condition, Methods, Retries},
@@ -102,6 +104,9 @@ pub struct TrafficPolicySpec {
     /// Which endpoint a try goes to, where endpoints are known. Left out: one after the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancing: Option<LoadBalancing>,
+    /// Which endpoints are left out because they fail, where endpoints are known. Left out: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
     /// How many requests each caller may send a callee over time. Left out: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,

@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use firebreak_crds::{
     spec::{
-        Abort, Algorithm, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Duration, Expression,
-        FailureRate, Fault, Force, HalfOpen, HashKey, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor,
-        Operator, PathMatch, Percent, RateLimit, Recovery, Retries, Route, SlowCalls, Timeouts, TripOn, ValueMatch,
+        Abort, Algorithm, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation, Duration, EjectFor,
+        Expression, FailureRate, Fault, Force, HalfOpen, HashKey, HttpMatch, LabelSelector, LoadBalancing, Methods,
+        OpenFor, Operator, OutlierDetection, PathMatch, Percent, RateLimit, Recovery, Retries, Route, SlowCalls,
+        Timeouts, TripOn, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -128,6 +129,20 @@ fn load_balancing() -> impl Strategy<Value = LoadBalancing> {
         .prop_map(|(algorithm, hash, slow_start)| LoadBalancing { algorithm, hash, slow_start })
 }
 
+fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
+    let rate = (option::of(percent()), option::of(duration()), option::of(1u32..1_000))
+        .prop_map(|(above_others, window, min_requests)| Deviation { above_others, window, min_requests });
+    let eject_for =
+        (option::of(duration()), option::of(duration())).prop_map(|(initial, max)| EjectFor { initial, max });
+    (option::of(1u32..100), option::of(rate), option::of(eject_for)).prop_map(
+        |(consecutive_failures, failure_rate, eject_for)| OutlierDetection {
+            consecutive_failures,
+            failure_rate,
+            eject_for,
+        },
+    )
+}
+
 fn either() -> impl Strategy<Value = (Option<String>, Option<String>)> {
     ("[ -~]{0,20}", any::<bool>()).prop_map(|(text, exact)| if exact { (Some(text), None) } else { (None, Some(text)) })
 }
@@ -162,15 +177,23 @@ fn policy() -> impl Strategy<Value = Policy> {
         .prop_map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst });
     let clocks = (option::of(timeouts()), option::of(retries()));
     let limits = (bulkhead, option::of(rate));
-    let balancing = option::of(load_balancing());
+    let balancing = (option::of(load_balancing()), option::of(outlier_detection()));
     (option::of(selector()), clocks, breaker, limits, balancing, vec(route, 0..3)).prop_map(
-        |(from, (timeouts, retries), circuit_breaker, (bulkhead, rate_limit), load_balancing, routes)| Policy {
+        |(
+            from,
+            (timeouts, retries),
+            circuit_breaker,
+            (bulkhead, rate_limit),
+            (load_balancing, outlier_detection),
+            routes,
+        )| Policy {
             from,
             timeouts,
             retries,
             circuit_breaker,
             bulkhead,
             load_balancing,
+            outlier_detection,
             rate_limit,
             routes,
         },

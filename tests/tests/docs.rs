@@ -20,7 +20,7 @@ use firebreak_proxy::{
     net::connections::Connections,
     policy::{
         balance::{Endpoint, Load},
-        breaker::{self, Breaker, Outcome},
+        breaker::{self, Breaker, Outcome, Peers},
         bulkhead::{Gate, Limits},
     },
     telemetry::{
@@ -53,7 +53,9 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
     let trace =
         row("requests without a trace that begin one, percent", defaults::TRACE_PERCENT.to_string(), "TRACE_PERCENT");
     let fault = row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION");
-    let expected = [request_defaults()?, breaker_defaults(), balancing_defaults()?, vec![trace, fault]].concat();
+    let expected =
+        [request_defaults()?, breaker_defaults(), balancing_defaults()?, outlier_defaults(), vec![trace, fault]]
+            .concat();
     let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
     assert_eq!(written, expected);
     // A constant that this test does not know would be missing from the page without anybody noticing.
@@ -110,6 +112,22 @@ fn breaker_defaults() -> Vec<Vec<String>> {
             defaults::BREAKER_START_PERCENT.to_string(),
             "BREAKER_START_PERCENT",
         ),
+    ]
+}
+
+fn outlier_defaults() -> Vec<Vec<String>> {
+    let field = |name: &str| format!("`outlierDetection.{name}`");
+    vec![
+        row(
+            &field("consecutiveFailures"),
+            defaults::OUTLIER_CONSECUTIVE_FAILURES.to_string(),
+            "OUTLIER_CONSECUTIVE_FAILURES",
+        ),
+        row(&field("failureRate.aboveOthers"), defaults::OUTLIER_ABOVE_OTHERS.to_string(), "OUTLIER_ABOVE_OTHERS"),
+        row(&field("failureRate.window"), length(defaults::OUTLIER_WINDOW), "OUTLIER_WINDOW"),
+        row(&field("failureRate.minRequests"), defaults::OUTLIER_MIN_REQUESTS.to_string(), "OUTLIER_MIN_REQUESTS"),
+        row(&field("ejectFor.initial"), length(defaults::EJECT_INITIAL), "EJECT_INITIAL"),
+        row(&field("ejectFor.max"), length(defaults::EJECT_MAX), "EJECT_MAX"),
     ]
 }
 
@@ -354,8 +372,8 @@ fn exposition() -> anyhow::Result<String> {
     ] {
         counter.increment();
     }
+    let limits = breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) };
     for (level, endpoint) in [(&callee.breaker, false), (&callee.endpoint_breakers, true)] {
-        let limits = breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) };
         let breaker = Breaker::new(limits, Arc::clone(level), Instant::now());
         for _ in 0..2 {
             if let Ok(ticket) = breaker.admit(Instant::now(), None) {
@@ -366,6 +384,12 @@ fn exposition() -> anyhow::Result<String> {
         let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now) };
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
+    }
+    // One endpoint alone is never ejected.
+    let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
+    let alone = Breaker::among(Some(peers), limits, counts, Instant::now());
+    if let Ok(ticket) = alone.admit(Instant::now(), None) {
+        ticket.ended(Outcome::Failed, Instant::now());
     }
     let apart = Duration::from_secs(2);
     (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));

@@ -93,7 +93,7 @@ const POLICIES: [(&str, &str); 16] = [
     ),
     (
         "",
-        "6 spec: the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, rateLimit or routes",
+        "6 spec: the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, outlierDetection, rateLimit or routes",
     ),
 ];
 
@@ -189,10 +189,10 @@ fn warnings_name_the_field() {
 #[test]
 fn what_has_no_effect_in_a_cluster_is_a_note() {
     let text = "apiVersion: firebreak.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec:\n  \
-                targetRefs: [{kind: Service, name: a}]\n  loadBalancing: {}\n";
+                targetRefs: [{kind: Service, name: a}]\n  loadBalancing: {}\n  outlierDetection: {}\n";
     let report = check(&Manifests::parse(&[Source { name: "a.yaml".into(), text: text.into() }])).unwrap();
     let found: Vec<_> = report.findings.iter().map(|it| (it.severity, it.field.as_str())).collect();
-    assert_eq!(found, [(Severity::Note, "spec.loadBalancing")]);
+    assert_eq!(found, [(Severity::Note, "spec.loadBalancing"), (Severity::Note, "spec.outlierDetection")]);
     assert!(report.findings[0].message.starts_with("has no effect in a cluster yet"));
 }
 

@@ -58,6 +58,18 @@ pub const BALANCE_DECAY: Duration = Duration::from_secs(10);
 pub const BALANCE_FAILURE: Duration = Duration::from_secs(5);
 /// The part of its share that a new endpoint gets at first, of a hundred.
 pub const SLOW_START_PERCENT: u32 = 10;
+/// Failures in a row that eject an endpoint when `outlierDetection` names no cause.
+pub const OUTLIER_CONSECUTIVE_FAILURES: u32 = 5;
+/// How far an endpoint's share of failures must be above that of the others, in failures of a hundred tries.
+pub const OUTLIER_ABOVE_OTHERS: u32 = 30;
+/// How far back tries count in the comparison of endpoints.
+pub const OUTLIER_WINDOW: Duration = Duration::from_secs(10);
+/// Tries without which the comparison means nothing.
+pub const OUTLIER_MIN_REQUESTS: u32 = 20;
+/// How long an endpoint is ejected the first time.
+pub const EJECT_INITIAL: Duration = Duration::from_secs(5);
+/// How long an endpoint is ejected at most.
+pub const EJECT_MAX: Duration = Duration::from_mins(1);
 /// Of a hundred requests that come to a proxy without a trace, so many begin one, where spans go anywhere.
 pub const TRACE_PERCENT: f32 = 1.0;
 /// Longest life of a fault.

@@ -43,9 +43,9 @@ pub(crate) fn policy_rules() -> Value {
              could never finish; shorten attempt or lengthen request",
         ),
         (
-            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.loadBalancing) || has(self.rateLimit) || \
+            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.loadBalancing) || has(self.outlierDetection) || has(self.rateLimit) || \
              (has(self.routes) && size(self.routes) > 0)",
-            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, rateLimit or routes",
+            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, outlierDetection, rateLimit or routes",
         ),
     ])
 }
@@ -101,6 +101,29 @@ pub(crate) fn open_for_rules() -> Value {
         "!has(self.initial) || !has(self.max) || duration(self.initial) <= duration(self.max)",
         "openFor.initial is longer than openFor.max",
     )])
+}
+
+pub(crate) fn deviation_rules() -> Value {
+    rules([
+        WINDOW,
+        (
+            "!has(self.aboveOthers) || (double(self.aboveOthers) > 0.0 && double(self.aboveOthers) < 100.0)",
+            "aboveOthers must be above 0 and below 100: no endpoint fails more than a hundred of a hundred tries",
+        ),
+    ])
+}
+
+pub(crate) fn eject_for_rules() -> Value {
+    rules([
+        (
+            "!has(self.initial) || !has(self.max) || duration(self.initial) <= duration(self.max)",
+            "ejectFor.initial is longer than ejectFor.max",
+        ),
+        (
+            "!has(self.initial) || duration(self.initial) >= duration('100ms')",
+            "ejectFor.initial must be at least 100ms: a shorter ejection is over before it spares anybody a request",
+        ),
+    ])
 }
 
 pub(crate) fn recovery_rules() -> Value {

@@ -38,7 +38,9 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
 
 /// What of `policy` has no effect where the endpoints of callees are not known, as in a cluster, in the order of its fields.
 pub fn without_endpoints(policy: &TrafficPolicySpec) -> Vec<Warning> {
-    let idle = [("loadBalancing", policy.load_balancing.is_some())].into_iter().filter(|(_, set)| *set);
+    let set =
+        [("loadBalancing", policy.load_balancing.is_some()), ("outlierDetection", policy.outlier_detection.is_some())];
+    let idle = set.into_iter().filter(|(_, set)| *set);
     let message = "has no effect in a cluster yet: there the proxy calls the Service's address and Kubernetes chooses the \
                    endpoint; it acts in local mode";
     idle.map(|(field, _)| Warning { field: field.into(), message: message.into() }).collect()
@@ -239,9 +241,9 @@ mod tests {
     #[test]
     fn what_needs_endpoints_is_named() {
         let spec = |policy: Value| serde_json::from_value::<TrafficPolicySpec>(policy).unwrap();
-        let balanced = spec(json!({"targetRefs": [], "loadBalancing": {}}));
+        let balanced = spec(json!({"targetRefs": [], "loadBalancing": {}, "outlierDetection": {}}));
         let named: Vec<_> = without_endpoints(&balanced).into_iter().map(|warning| warning.field).collect();
-        assert_eq!(named, ["loadBalancing"]);
+        assert_eq!(named, ["loadBalancing", "outlierDetection"]);
         assert_eq!(warnings(&balanced), [], "in local mode it has an effect");
         assert_eq!(without_endpoints(&spec(json!({"targetRefs": [], "circuitBreaker": {}}))), []);
     }

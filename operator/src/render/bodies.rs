@@ -44,6 +44,7 @@ pub(super) fn policy(policy: &Policy) -> Option<Entry> {
         circuit_breaker: spec.circuit_breaker.clone(),
         bulkhead: spec.bulkhead.clone(),
         load_balancing: spec.load_balancing.clone(),
+        outlier_detection: spec.outlier_detection,
         rate_limit: spec.rate_limit,
         routes: spec.routes.clone(),
     };

@@ -138,6 +138,7 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
         spec.circuit_breaker.as_ref().map(|_| "breaker".to_owned()),
         spec.bulkhead.as_ref().map(|_| "bulkhead".to_owned()),
         spec.load_balancing.as_ref().map(|_| "balancing".to_owned()),
+        spec.outlier_detection.as_ref().map(|_| "outliers".to_owned()),
         spec.rate_limit.as_ref().map(|_| "rate limit".to_owned()),
         routes,
     ];

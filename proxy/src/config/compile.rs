@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use firebreak_crds::{
-    spec::{self, Force, LabelSelector, Labels},
+    spec::{self, LabelSelector, Labels},
     wire::{self, Body, Config},
 };
 use hashbrown::HashMap;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     policy::{
         balance::{Endpoint, Endpoints, Load},
-        breaker::{self, Breaker, Counts},
+        breaker::{self, Breaker, Counts, Peers},
         budget::{self, Budget},
         bulkhead::{self, Gate},
         fault::FaultSet,
@@ -47,6 +47,7 @@ struct State {
     breaker: Option<Arc<Breaker>>,
     rate: Option<Arc<Rate>>,
     endpoints: HashMap<SocketAddr, Endpoint>,
+    peers: Option<Arc<Peers>>,
     metrics: Arc<CalleeMetrics>,
 }
 
@@ -167,7 +168,7 @@ impl Carried {
         let gate = Gate::new(bulkhead::Limits::NONE);
         let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
         metrics.watch_gate(Some(Arc::clone(&gate)));
-        State { id, gate, budget: None, breaker: None, rate: None, endpoints: HashMap::new(), metrics }
+        State { id, gate, budget: None, breaker: None, rate: None, endpoints: HashMap::new(), peers: None, metrics }
     }
 
     fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
@@ -190,10 +191,10 @@ impl State {
         now: Instant,
     ) -> Option<Endpoints> {
         let limits = policy.and_then(|policy| policy.circuit_breaker.as_ref()).map(breaker::Limits::from);
-        self.breaker = limits.map(|limits| carried(self.breaker.take(), limits, &self.metrics.breaker, now));
-        // Held open by hand, a callee is left alone as a whole; its endpoints go on by their outcomes.
-        let by_hand = |force: Option<Force>| force.filter(|force| *force == Force::Closed);
-        let limits = limits.map(|limits| breaker::Limits { force: by_hand(limits.force), ..limits });
+        self.breaker = limits.map(|limits| carried(self.breaker.take(), None, limits, &self.metrics.breaker, now));
+        let outliers = policy.and_then(|policy| policy.outlier_detection.as_ref());
+        let limits = breaker::Limits::of_endpoint(limits, outliers);
+        self.compare(limits.filter(|_| outliers.is_some()), list.map_or(0, <[_]>::len), now);
         let balancing = policy.and_then(|policy| policy.load_balancing.as_ref());
         let slow_start = balancing.and_then(|balancing| balancing.slow_start);
         let mut before = std::mem::take(&mut self.endpoints);
@@ -203,17 +204,33 @@ impl State {
             let address = endpoint.address;
             let (breaker, load) = before.remove(&address).map_or((None, None), |it| (it.breaker, Some(it.load)));
             let counts = &self.metrics.endpoint_breakers;
-            let breaker = limits.map(|limits| carried(breaker, limits, counts, now));
+            let breaker = limits.map(|limits| carried(breaker, self.peers.as_ref(), limits, counts, now));
             let load = known_or_new(load, slow_start.filter(|_| !all_new), now);
             let endpoint = Endpoint { address, breaker, load };
             self.endpoints.insert(address, endpoint.clone());
             endpoint
         };
         let list: Option<Box<[Endpoint]>> = list.map(|list| list.iter().map(endpoint).collect());
+        // Whoever is gone makes room, and then those who have come furthest go free while too many are out.
+        for gone in before.values().filter_map(|gone| gone.breaker.as_ref()) {
+            gone.retire(now);
+        }
+        if let Some(peers) = &self.peers {
+            peers.settle(self.endpoints.values().filter_map(|endpoint| endpoint.breaker.as_deref()), now);
+        }
         let watched = self.endpoints.values().filter(|_| limits.is_some() || balancing.is_some());
         let endpoints = watched.cloned().collect();
         self.metrics.watch_breakers(Breakers { callee: self.breaker.clone(), endpoints });
         list.map(|list| Endpoints::new(list, balancing))
+    }
+
+    /// Lets `endpoints` of them be compared with each other, or none.
+    fn compare(&mut self, limits: Option<breaker::Limits>, endpoints: usize, now: Instant) {
+        let peers = limits.map(|limits| match self.peers.take() {
+            Some(peers) if peers.rate() == limits.above_others => peers,
+            _ => Peers::new(limits.above_others, now),
+        });
+        self.peers = peers.inspect(|peers| peers.count(endpoints));
     }
 
     fn limit_rate(&mut self, limit: Option<spec::RateLimit>, now: Instant) {
@@ -257,12 +274,19 @@ fn known_or_new(before: Option<Arc<Load>>, slow_start: Option<spec::Duration>, n
     }
 }
 
-/// A breaker with these limits that goes on where `before` was.
-fn carried(before: Option<Arc<Breaker>>, limits: breaker::Limits, counts: &Arc<Counts>, now: Instant) -> Arc<Breaker> {
+/// A breaker with these limits, among these, that goes on where `before` was.
+fn carried(
+    before: Option<Arc<Breaker>>,
+    peers: Option<&Arc<Peers>>,
+    limits: breaker::Limits,
+    counts: &Arc<Counts>,
+    now: Instant,
+) -> Arc<Breaker> {
+    let same_peers = |breaker: &Breaker| breaker.peers().map(Arc::as_ptr) == peers.map(Arc::as_ptr);
     match before {
-        Some(breaker) if breaker.limits() == limits => breaker,
-        Some(breaker) => breaker.with(limits, now),
-        None => Breaker::new(limits, Arc::clone(counts), now),
+        Some(breaker) if breaker.limits() == limits && same_peers(&breaker) => breaker,
+        Some(breaker) => breaker.with(peers.cloned(), limits, now),
+        None => Breaker::among(peers.cloned(), limits, Arc::clone(counts), now),
     }
 }
 

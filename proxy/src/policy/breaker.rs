@@ -17,11 +17,15 @@
 //!   and latency hold, and is halved in a step in which they do not. With many callers each has its own share, so what the
 //!   callee gets grows as slowly as each of them; therefore nothing is let in beyond the share, and a caller with little
 //!   traffic is not held up because the share grows with time, unless something that it sent went wrong or hangs.
+//! * **Peers.** The breakers of one callee's endpoints may know of each other: one that fails more than the others opens, and at
+//!   most half of them are open, probing or recovering at a time.
 //! * What never reached the callee (a full bulkhead, an open breaker, a caller that left) is no outcome.
 //!
 //! Closed, admitting is one atomic load and an outcome a few additions; the lock is for the other states.
 
 mod limits;
+mod peers;
+mod state;
 
 use std::{
     sync::{
@@ -35,29 +39,13 @@ use firebreak_crds::spec::Force;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-pub use self::limits::{Limits, Rate, Slow};
+use self::peers::Seat;
+pub use self::{
+    limits::{Limits, Rate, Slow},
+    peers::Peers,
+    state::{Counts, STATES, State},
+};
 use super::window::Window;
-
-/// Where a breaker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Everything is admitted.
-    Closed,
-    /// Nothing is.
-    Open,
-    /// Probes are.
-    HalfOpen,
-    /// A share is.
-    Recovering,
-    /// Nothing is, by hand.
-    ForcedOpen,
-    /// Everything is, by hand.
-    ForcedClosed,
-}
-
-/// All states, for tables indexed by `State as usize`.
-pub const STATES: [State; 6] =
-    [State::Closed, State::Open, State::HalfOpen, State::Recovering, State::ForcedOpen, State::ForcedClosed];
 
 /// What became of a try that reached the callee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +67,7 @@ pub struct Breaker {
     paces: Window<2>,
     inner: Mutex<Inner>,
     counts: Arc<Counts>,
-}
-
-/// What breakers did; it outlives them.
-#[derive(Debug, Default)]
-pub struct Counts {
-    entered: [AtomicU64; STATES.len()],
-    refused: AtomicU64,
+    peers: Option<Arc<Peers>>,
 }
 
 /// What the windows count.
@@ -104,6 +86,10 @@ struct Inner {
     /// How often it opened since it was closed.
     openings: u32,
     next_lease: u64,
+    /// What it holds between open and closed, where it has peers.
+    seat: Option<Seat>,
+    /// Another has taken its place; it does not open any more.
+    replaced: bool,
 }
 
 #[derive(Debug)]
@@ -157,74 +143,84 @@ pub struct Refused {
     pub retry_after: Duration,
 }
 
-impl State {
-    /// The word itself, as it stands in labels and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::Recovering => "recovering",
-            Self::ForcedOpen => "forced_open",
-            Self::ForcedClosed => "forced_closed",
-        }
-    }
-
-    fn of(word: u64) -> Self {
-        STATES[usize::try_from(word & 7).unwrap_or_default().min(STATES.len() - 1)]
-    }
-}
-
-impl Counts {
-    /// How often breakers have come into a state.
-    pub fn entered(&self, state: State) -> u64 {
-        self.entered[state as usize].load(Relaxed)
-    }
-
-    /// Tries that were not admitted.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
-    }
-}
-
 impl Breaker {
     /// A breaker without a history.
     pub fn new(limits: Limits, counts: Arc<Counts>, now: Instant) -> Arc<Self> {
+        Self::among(None, limits, counts, now)
+    }
+
+    /// A breaker without a history, beside those of other endpoints.
+    pub fn among(peers: Option<Arc<Peers>>, limits: Limits, counts: Arc<Counts>, now: Instant) -> Arc<Self> {
         let state = match limits.force {
             None => State::Closed,
             Some(Force::Open) => State::ForcedOpen,
             Some(Force::Closed) => State::ForcedClosed,
         };
-        Self::in_state(limits, counts, now, state, Inner { phase: Phase::Resting, openings: 0, next_lease: 0 })
+        Self::in_state(peers, limits, counts, now, state, Inner::new(Phase::Resting, 0))
     }
 
-    /// This breaker with other limits. One that is open stays so until its time; one that was probing or recovering probes
-    /// anew; outcomes of before do not count.
-    pub fn with(&self, limits: Limits, now: Instant) -> Arc<Self> {
-        if limits.force.is_some() {
-            return Self::new(limits, Arc::clone(&self.counts), now);
+    /// This breaker with other limits, or among others, in whose place it comes. One that is open stays so until its time, if
+    /// its peers allow it; one that was probing or recovering probes anew; outcomes of before do not count.
+    pub fn with(&self, peers: Option<Arc<Peers>>, limits: Limits, now: Instant) -> Arc<Self> {
+        let (state, until, openings) = self.retire(now);
+        let counts = Arc::clone(&self.counts);
+        let seat = peers.as_ref().map(Peers::take_seat);
+        if limits.force.is_some() || state == State::Closed || seat.as_ref().is_some_and(Option::is_none) {
+            return Self::among(peers, limits, counts, now);
         }
-        let inner = self.inner.lock();
-        let until = match (&inner.phase, self.state()) {
-            (Phase::Open { until }, State::Open) => *until,
-            (_, State::HalfOpen | State::Recovering) => now,
-            _ => return Self::new(limits, Arc::clone(&self.counts), now),
-        };
-        let inner = Inner { phase: Phase::Open { until }, openings: inner.openings, next_lease: 0 };
-        Self::in_state(limits, Arc::clone(&self.counts), now, State::Open, inner)
+        let inner = Inner { seat: seat.flatten(), ..Inner::new(Phase::Open { until }, openings) };
+        Self::in_state(peers, limits, counts, now, State::Open, inner)
     }
 
-    fn in_state(limits: Limits, counts: Arc<Counts>, now: Instant, state: State, inner: Inner) -> Arc<Self> {
+    /// Takes it out of use: it gives its seat back and does not open any more, whatever becomes of tries that it admitted. Says
+    /// whether it is open or closed now, until when, and how often it opened.
+    pub fn retire(&self, now: Instant) -> (State, Instant, u32) {
+        let mut inner = self.inner.lock();
+        inner.replaced = true;
+        inner.seat = None;
+        match (&inner.phase, self.state()) {
+            (Phase::Open { until }, State::Open) => (State::Open, *until, inner.openings),
+            (_, State::HalfOpen | State::Recovering) => (State::Open, now, inner.openings),
+            _ => (State::Closed, now, 0),
+        }
+    }
+
+    /// Closes it although its time has not come, if it is out among its peers.
+    pub fn pardon(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        if inner.seat.is_some() {
+            self.enter(&mut inner, State::Closed, now);
+        }
+    }
+
+    fn in_state(
+        peers: Option<Arc<Peers>>,
+        limits: Limits,
+        counts: Arc<Counts>,
+        now: Instant,
+        state: State,
+        inner: Inner,
+    ) -> Arc<Self> {
         let window = |length: Option<Duration>| Window::new(length.unwrap_or(Duration::from_secs(10)), now);
+        let outcomes = match &peers {
+            Some(peers) => peers.window(),
+            None => window(limits.failures.map(|rate| rate.window)),
+        };
         Arc::new(Self {
             limits,
             word: AtomicU64::new(state as u64),
             consecutive: AtomicU32::new(0),
-            outcomes: window(limits.failures.map(|rate| rate.window)),
+            outcomes,
             paces: window(limits.slow.map(|slow| slow.rate.window)),
             inner: Mutex::new(inner),
             counts,
+            peers,
         })
+    }
+
+    /// Those whom it knows of.
+    pub fn peers(&self) -> Option<&Arc<Peers>> {
+        self.peers.as_ref()
     }
 
     /// What it was made with.
@@ -365,16 +361,36 @@ impl Breaker {
                 answered: 0,
             },
             State::Closed | State::ForcedOpen | State::ForcedClosed => {
-                inner.openings = 0;
+                (inner.openings, inner.seat) = (0, None);
                 Phase::Resting
             }
         };
-        self.consecutive.store(0, SeqCst);
-        self.outcomes.clear();
-        self.paces.clear();
+        self.forget();
         self.counts.entered[state as usize].fetch_add(1, Relaxed);
         let generation = (self.word.load(SeqCst) >> 3) + 1;
         self.word.store(generation << 3 | state as u64, SeqCst);
+    }
+
+    fn forget(&self) {
+        self.consecutive.store(0, SeqCst);
+        self.peers.as_ref().map_or_else(|| self.outcomes.clear(), |peers| peers.forget(&self.outcomes));
+        self.paces.clear();
+    }
+
+    /// Opens, unless as many of its peers as may be are out already: then what spoke against it is forgotten, and would have to
+    /// come about again.
+    fn trip(&self, inner: &mut MutexGuard<'_, Inner>, now: Instant) {
+        if inner.replaced {
+            return;
+        }
+        let seat = self.peers.as_ref().map(Peers::take_seat);
+        if seat.as_ref().is_some_and(Option::is_none) {
+            self.counts.kept_in.fetch_add(1, Relaxed);
+            self.forget();
+            return;
+        }
+        inner.seat = seat.flatten();
+        self.enter(inner, State::Open, now);
     }
 
     fn decide(&self, ticket: &Ticket, outcome: Outcome, now: Instant) {
@@ -388,7 +404,7 @@ impl Breaker {
                 if self.counts_and_trips(outcome, slow, now) {
                     let mut inner = self.inner.lock();
                     if self.word.load(SeqCst) == ticket.generation {
-                        self.enter(&mut inner, State::Open, now);
+                        self.trip(&mut inner, now);
                     }
                 }
             }
@@ -411,7 +427,8 @@ impl Breaker {
         let rows = self.limits.consecutive.is_some_and(|most| in_a_row >= most);
         let fails = self.limits.failures.is_some_and(|rate| exceeds(&self.outcomes, rate, failed, now));
         let slows = self.limits.slow.is_some_and(|limit| exceeds(&self.paces, limit.rate, slow, now));
-        rows || fails || slows
+        let stands_out = self.peers.as_ref().is_some_and(|peers| peers.stands_out(&self.outcomes, failed, now));
+        rows || fails || slows || stands_out
     }
 
     fn probed(&self, ticket: &Ticket, healthy: bool, now: Instant) {
@@ -463,6 +480,12 @@ impl Breaker {
             Phase::Recovering { under_way, .. } => *under_way -= u32::from(ticket.answered.is_none()),
             Phase::Resting | Phase::Open { .. } => {}
         }
+    }
+}
+
+impl Inner {
+    fn new(phase: Phase, openings: u32) -> Self {
+        Self { phase, openings, next_lease: 0, seat: None, replaced: false }
     }
 }
 

@@ -37,6 +37,13 @@ impl<const KINDS: usize> Window<KINDS> {
         Self { epoch: now, slice, slots: std::array::from_fn(|_| std::array::from_fn(|_| Counter::default())) }
     }
 
+    /// An empty window whose slices are those of this one.
+    #[must_use]
+    pub fn like(&self) -> Self {
+        let slots = std::array::from_fn(|_| std::array::from_fn(|_| Counter::default()));
+        Self { epoch: self.epoch, slice: self.slice, slots }
+    }
+
     /// Which slice of time `now` falls in.
     pub fn turn(&self, now: Instant) -> Turn {
         let since = now.saturating_duration_since(self.epoch).as_nanos();
@@ -53,6 +60,13 @@ impl<const KINDS: usize> Window<KINDS> {
         self.slots.iter().map(|slot| slot[kind].within(turn.0)).sum()
     }
 
+    /// Forgets everything, and takes it out of `sum`, a window of the same slices to which all of it was added too.
+    pub fn take_out_of(&self, sum: &Self) {
+        for (own, of_all) in self.slots.iter().flatten().zip(sum.slots.iter().flatten()) {
+            of_all.subtract(own.0.swap(0, Relaxed));
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.slots.iter().flatten().for_each(|counter| counter.0.store(0, Relaxed));
@@ -66,6 +80,14 @@ impl Counter {
             Some(turn << 32 | count.saturating_add_signed(i64::from(by)).min(u64::from(u32::MAX)))
         };
         // The closure never declines, so this cannot fail.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, update);
+    }
+
+    /// Takes a count of a turn away, if that is the turn of this one.
+    fn subtract(&self, value: u64) {
+        let count = value & u64::from(u32::MAX);
+        let update = |old: u64| (old >> 32 == value >> 32).then(|| old - count.min(old & u64::from(u32::MAX)));
+        // Declining means that the slot has turned: what was in it is forgotten already.
         let _ = self.0.fetch_update(Relaxed, Relaxed, update);
     }
 
@@ -95,5 +117,21 @@ mod tests {
         assert_eq!(window.sum(at(15), 0), 1, "a slot is used again");
         window.clear();
         assert_eq!(window.sum(at(15), 0), 0);
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_sum_is_gone_from_both() {
+        let start = Instant::now();
+        let all = Window::<2>::new(Duration::from_secs(10), start);
+        let (one, other) = (all.like(), all.like());
+        let at = |seconds| all.turn(start + Duration::from_secs(seconds));
+        for (window, seconds, by) in [(&one, 0, 3), (&one, 5, 4), (&other, 0, 10), (&one, 11, 1)] {
+            window.add(at(seconds), 0, by);
+            all.add(at(seconds), 0, by);
+        }
+        assert_eq!(all.sum(at(11), 0), 5, "of the first slice nothing is left");
+        one.take_out_of(&all);
+        assert_eq!((one.sum(at(11), 0), all.sum(at(11), 0)), (0, 0));
+        assert_eq!(other.sum(at(5), 0), 10);
     }
 }

@@ -229,6 +229,11 @@ fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
             count(&mut metric, &labels(callee, &[("level", level)]), counts.refused())?;
         }
     }
+    let help = "Endpoints that failed and were not ejected, because as many as may be were out already";
+    let mut metric = encoder.encode_descriptor("ejections_refused", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.endpoint_breakers.kept_in())?;
+    }
     Ok(())
 }
 

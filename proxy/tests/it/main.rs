@@ -12,6 +12,7 @@ mod http2;
 mod layers;
 mod lifecycle;
 mod malformed;
+mod outliers;
 mod protocols;
 mod rate_limits;
 mod recorder;

@@ -99,6 +99,43 @@ async fn a_fault_keeps_its_clock_through_config_changes() {
 }
 
 #[tokio::test]
+async fn when_endpoints_leave_no_more_than_half_of_the_rest_are_out() {
+    let mut carried = carried();
+    let now = Instant::now();
+    let mut with = |ports: &[u16], policy_body: &str| {
+        let endpoints: Vec<_> = ports.iter().map(|port| format!(r#"{{"address":"10.0.0.1:{port}"}}"#)).collect();
+        let service = format!(
+            r#"{{"kind":"Service","name":"shop/a","body":{{"addresses":["10.96.0.1"],"ports":[
+                {{"port":80,"protocol":"Http","policies":["shop/p"],"endpoints":[{}]}}]}}}}"#,
+            endpoints.join(",")
+        );
+        callee(&carried.compile(&config(&[service, policy("shop/p", policy_body)].join(",")), "r", &Labels::new(), now))
+    };
+    let breakers = |callee: &Callee| -> Vec<_> {
+        let endpoints = callee.metrics.breakers().endpoints.clone();
+        let mut breakers: Vec<_> = endpoints.into_iter().map(|it| (it.address.port(), it.breaker.unwrap())).collect();
+        breakers.sort_by_key(|(port, _)| *port);
+        breakers.into_iter().map(|(_, breaker)| breaker).collect()
+    };
+    let states = |callee: &Callee| breakers(callee).iter().map(|breaker| breaker.state()).collect::<Vec<_>>();
+    let fail = |breaker: &Arc<Breaker>| breaker.admit(now, None).unwrap().ended(breaker::Outcome::Failed, now);
+    let (open, closed) = (breaker::State::Open, breaker::State::Closed);
+    let body = r#"{"outlierDetection":{"consecutiveFailures":1}}"#;
+
+    let four = with(&[1, 2, 3, 4], body);
+    breakers(&four)[..2].iter().for_each(fail);
+    assert_eq!(states(&four), [open, open, closed, closed]);
+    let other_numbers = r#"{"outlierDetection":{"consecutiveFailures":1,"ejectFor":{"initial":"9s"}}}"#;
+    assert_eq!(states(&with(&[1, 2, 3, 4], other_numbers)), [open, open, closed, closed]);
+    let without_one = with(&[1, 3, 4], other_numbers);
+    assert_eq!(states(&without_one), [open, closed, closed], "whoever is gone takes none of the others along");
+    assert_eq!(states(&with(&[1], other_numbers)), [closed], "the last one is in");
+    let two = with(&[1, 2], other_numbers);
+    breakers(&two).iter().for_each(fail);
+    assert_eq!(states(&two), [open, closed], "and the places of those who are gone are free");
+}
+
+#[tokio::test]
 async fn break_glass_leaves_no_policy_and_no_fault() {
     let mut config =
         config(&[service(r#""shop/p""#, ""), policy("shop/p", r#"{"bulkhead":{"maxRequests":1}}"#)].join(","));

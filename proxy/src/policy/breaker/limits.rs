@@ -11,6 +11,8 @@ pub struct Limits {
     pub consecutive: Option<u32>,
     /// The share of failures that opens it.
     pub failures: Option<Rate>,
+    /// How far the share of failures must be above that of other endpoints to open it.
+    pub above_others: Option<Rate>,
     /// The share of slow answers that opens it.
     pub slow: Option<Slow>,
     /// How long it is open the first time.
@@ -65,6 +67,7 @@ impl From<&spec::CircuitBreaker> for Limits {
         Self {
             consecutive: trips.consecutive_failures,
             failures: trips.failure_rate.map(|limit| rate(limit.percent, limit.window, limit.min_requests)),
+            above_others: None,
             slow: trips.slow_calls.map(|limit| Slow {
                 rate: rate(limit.percent, limit.window, limit.min_requests),
                 threshold: limit.threshold.get(),
@@ -80,6 +83,35 @@ impl From<&spec::CircuitBreaker> for Limits {
 }
 
 impl Limits {
+    /// What the breaker of an endpoint goes by: where the policy has `outlierDetection`, by that, in the manner of the
+    /// callee's own breaker if there is one; else as the callee's own. Held open by hand, a callee is left alone as a whole,
+    /// and its endpoints go on by their outcomes.
+    pub fn of_endpoint(callee: Option<Self>, outliers: Option<&spec::OutlierDetection>) -> Option<Self> {
+        let limits = match (callee, outliers) {
+            (callee, Some(outliers)) => {
+                let like = callee.unwrap_or_else(|| Self::from(&spec::CircuitBreaker::default()));
+                let (consecutive, deviation) = outliers.causes();
+                let eject_for = outliers.eject_for.unwrap_or_default();
+                let first = eject_for.initial.map_or(defaults::EJECT_INITIAL, spec::Duration::get);
+                let longest = eject_for.max.map_or(defaults::EJECT_MAX.max(first), spec::Duration::get);
+                Self {
+                    consecutive,
+                    failures: None,
+                    above_others: deviation.map(|it| Rate {
+                        parts_per_million: it.above_others().parts_per_million(),
+                        window: it.window.map_or(defaults::OUTLIER_WINDOW, spec::Duration::get),
+                        min_requests: it.min_requests.unwrap_or(defaults::OUTLIER_MIN_REQUESTS),
+                    }),
+                    open_first: first,
+                    open_longest: longest,
+                    ..like
+                }
+            }
+            (callee, None) => callee?,
+        };
+        Some(Self { force: limits.force.filter(|force| *force == Force::Closed), ..limits })
+    }
+
     /// How long it stays open when it opens for the `openings`th time in a row: `random`, from 0 to 1, says where between
     /// half and all of the time.
     pub fn open_time(&self, openings: u32, random: f64) -> Duration {
@@ -94,7 +126,7 @@ impl Limits {
 
     /// The share of bad outcomes, of a million, from which on a step of a recovery is not healthy.
     pub fn tolerated(&self) -> u32 {
-        let shares = [self.failures, self.slow.map(|slow| slow.rate)].into_iter().flatten();
+        let shares = [self.failures, self.above_others, self.slow.map(|slow| slow.rate)].into_iter().flatten();
         shares.map(|rate| rate.parts_per_million).min().unwrap_or(TOLERATED).max(1)
     }
 }

@@ -8,6 +8,7 @@ fn limits() -> Limits {
     Limits {
         consecutive: Some(3),
         failures: Some(Rate { parts_per_million: 500_000, window: MS(10_000), min_requests: 10 }),
+        above_others: None,
         slow: Some(Slow {
             rate: Rate { parts_per_million: 800_000, window: MS(10_000), min_requests: 10 },
             threshold: MS(100),
@@ -309,17 +310,20 @@ fn by_hand_it_stays_where_it_was_put() {
 #[test]
 fn other_limits_do_not_let_traffic_back_in() {
     let bench = Bench::open(limits());
-    let other = bench.breaker.with(Limits { probes: 1, ..limits() }, bench.now);
+    let other = bench.breaker.with(None, Limits { probes: 1, ..limits() }, bench.now);
     assert!(other.admit(bench.now, None).is_err());
     let half_open = Bench::half_open(limits());
     let ticket = half_open.admit().unwrap();
-    let other = half_open.breaker.with(Limits { probes: 1, ..limits() }, half_open.now);
+    let other = half_open.breaker.with(None, Limits { probes: 1, ..limits() }, half_open.now);
     ticket.ended(Outcome::Passed, half_open.now);
     assert!(other.admit(half_open.now, None).is_ok(), "it probes anew");
     assert_eq!(other.state(), State::HalfOpen);
     let closed = Bench::new(limits());
-    assert_eq!(closed.breaker.with(Limits { probes: 1, ..limits() }, closed.now).state(), State::Closed);
-    assert_eq!(other.with(Limits { force: Some(Force::Closed), ..limits() }, bench.now).state(), State::ForcedClosed);
+    assert_eq!(closed.breaker.with(None, Limits { probes: 1, ..limits() }, closed.now).state(), State::Closed);
+    assert_eq!(
+        other.with(None, Limits { force: Some(Force::Closed), ..limits() }, bench.now).state(),
+        State::ForcedClosed
+    );
 }
 
 #[test]
