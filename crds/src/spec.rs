@@ -10,6 +10,7 @@ pub mod bulkhead;
 pub mod defaults;
 pub mod duration;
 pub mod fault;
+pub mod health;
 pub mod matching;
 pub mod outlier;
 pub mod percent;
@@ -31,6 +32,7 @@ pub use self::{
     bulkhead::Bulkhead,
     duration::Duration,
     fault::{Abort, Delay, Fault, FaultSpecSpec, Position},
+    health::{GrpcCheck, HealthCheck, HttpCheck, TcpCheck},
     matching::{HttpMatch, PathMatch, ValueMatch},
     outlier::{Deviation, EjectFor, OutlierDetection},
     percent::Percent,
@@ -107,6 +109,9 @@ pub struct TrafficPolicySpec {
     /// Which endpoints are left out because they fail, where endpoints are known. Left out: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// How endpoints are asked whether they are well, where they are known. Left out: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// How many requests each caller may send a callee over time. Left out: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,

@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 use firebreak_crds::{
     spec::{
         Abort, Algorithm, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation, Duration, EjectFor,
-        Expression, FailureRate, Fault, Force, HalfOpen, HashKey, HttpMatch, LabelSelector, LoadBalancing, Methods,
-        OpenFor, Operator, OutlierDetection, PathMatch, Percent, RateLimit, Recovery, Retries, Route, SlowCalls,
-        Timeouts, TripOn, ValueMatch,
+        Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck, HttpCheck, HttpMatch,
+        LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch, Percent, RateLimit,
+        Recovery, Retries, Route, SlowCalls, TcpCheck, Timeouts, TripOn, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -143,6 +143,28 @@ fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
     )
 }
 
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let text = || option::of("[a-z.]{1,20}");
+    let asks = (
+        option::of(("/[a-z]{0,9}", text()).prop_map(|(path, host)| HttpCheck { path, host })),
+        option::of(text().prop_map(|service| GrpcCheck { service })),
+        option::of(Just(TcpCheck {})),
+    );
+    let times = (option::of(duration()), option::of(duration()));
+    (asks, option::of(1u16..), times, option::of(1u32..100), option::of(1u32..100)).prop_map(
+        |((http, grpc, tcp), port, (interval, timeout), unhealthy_after, healthy_after)| HealthCheck {
+            http,
+            grpc,
+            tcp,
+            port,
+            interval,
+            timeout,
+            unhealthy_after,
+            healthy_after,
+        },
+    )
+}
+
 fn either() -> impl Strategy<Value = (Option<String>, Option<String>)> {
     ("[ -~]{0,20}", any::<bool>()).prop_map(|(text, exact)| if exact { (Some(text), None) } else { (None, Some(text)) })
 }
@@ -177,14 +199,14 @@ fn policy() -> impl Strategy<Value = Policy> {
         .prop_map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst });
     let clocks = (option::of(timeouts()), option::of(retries()));
     let limits = (bulkhead, option::of(rate));
-    let balancing = (option::of(load_balancing()), option::of(outlier_detection()));
+    let balancing = (option::of(load_balancing()), option::of(outlier_detection()), option::of(health_check()));
     (option::of(selector()), clocks, breaker, limits, balancing, vec(route, 0..3)).prop_map(
         |(
             from,
             (timeouts, retries),
             circuit_breaker,
             (bulkhead, rate_limit),
-            (load_balancing, outlier_detection),
+            (load_balancing, outlier_detection, health_check),
             routes,
         )| Policy {
             from,
@@ -194,6 +216,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             bulkhead,
             load_balancing,
             outlier_detection,
+            health_check,
             rate_limit,
             routes,
         },

@@ -20,7 +20,10 @@ use tokio::{
 
 use crate::{
     admin::{self, Admin},
-    config::publish::{Publisher, Report},
+    config::{
+        endpoints::FromConfig,
+        publish::{Publisher, Report},
+    },
     net::{
         accept::Kind,
         connections::{self, Connections},
@@ -32,6 +35,7 @@ use crate::{
         otlp::{self, Exporter, Span},
         trace::Sampling,
     },
+    upstream::checker::{self, Checked},
     verdict::recorder::{self, Recorder},
     worker::{self, Command, Common, Phase},
 };
@@ -155,7 +159,7 @@ impl Proxy {
         let registry = Registry::new(count, connections.clone());
         let sampling = settings.tracing.as_ref().map(|tracing| tracing.sampling);
         let (spans, exporter) = exporter(settings.tracing, &settings.identity, &registry).unzip();
-        let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels));
+        let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels, Box::new(FromConfig)));
         let (phase, phases) = watch::channel(Phase::Serving);
         let recorder = Recorder::new(recorder::LIMIT, Arc::clone(&registry.recorder), &settings.identity.name);
         let (log, records) = access_log::new(Arc::clone(&registry), recorder.clone(), settings.records, spans);
@@ -175,7 +179,8 @@ impl Proxy {
         let (stop, stopped) = mpsc::channel(1);
         let state = Admin::new(&publisher, &registry, recorder, phase.clone(), settings.identity.addresses);
         let state = state.answering_for(settings.probe_ports);
-        let control = move || control(listeners, &state, (records, exporter), stopped);
+        let checked = publisher.checked();
+        let control = move || control(listeners, &state, (records, exporter), checked, stopped);
         let control = thread::Builder::new().name("control".into()).spawn(control)?;
         let mut workers = Vec::with_capacity(count);
         for (id, commands) in receivers.into_iter().enumerate() {
@@ -323,17 +328,19 @@ fn exporter(
     Some((sender, (Exporter { endpoint, service, name, registry: Arc::clone(registry) }, queue)))
 }
 
-/// The control thread: admin port, log and flight recorder. Ends when the proxy is stopped.
+/// The control thread: admin port, log, flight recorder and health checks. Ends when the proxy is stopped.
 fn control(
     listeners: Vec<TcpListener>,
     state: &Admin,
     (records, exporter): (access_log::Records, Option<Exporting>),
+    checked: watch::Receiver<Arc<[Checked]>>,
     mut stopped: mpsc::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let run = async {
         let log = tokio::spawn(records.tell());
         let spans = exporter.map(|(exporter, queue)| tokio::spawn(exporter.run(queue)));
+        tokio::spawn(checker::run(checked));
         for listener in listeners {
             tokio::spawn(admin::serve(listener, state.clone()));
         }

@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod fault;
+pub mod health;
 pub mod rate;
 pub mod retry;
 pub mod timeout;

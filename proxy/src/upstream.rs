@@ -1,5 +1,7 @@
 //! Connections to callees: opened, shared, kept and given up.
 
+pub mod check;
+pub mod checker;
 pub mod connect;
 pub mod keep_alive;
 pub mod pool;

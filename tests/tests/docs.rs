@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, ensure};
 use firebreak_crds::spec::{self, CircuitBreaker, defaults};
 use firebreak_proxy::{
-    config::publish::Publisher,
+    config::{endpoints::FromConfig, publish::Publisher},
     net::connections::Connections,
     policy::{
         balance::{Endpoint, Load},
@@ -53,9 +53,15 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
     let trace =
         row("requests without a trace that begin one, percent", defaults::TRACE_PERCENT.to_string(), "TRACE_PERCENT");
     let fault = row("`duration` of a FaultSpec, at most", length(defaults::FAULT_MAX_DURATION), "FAULT_MAX_DURATION");
-    let expected =
-        [request_defaults()?, breaker_defaults(), balancing_defaults()?, outlier_defaults(), vec![trace, fault]]
-            .concat();
+    let expected = [
+        request_defaults()?,
+        breaker_defaults(),
+        balancing_defaults()?,
+        outlier_defaults(),
+        health_defaults(),
+        vec![trace, fault],
+    ]
+    .concat();
     let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
     assert_eq!(written, expected);
     // A constant that this test does not know would be missing from the page without anybody noticing.
@@ -112,6 +118,16 @@ fn breaker_defaults() -> Vec<Vec<String>> {
             defaults::BREAKER_START_PERCENT.to_string(),
             "BREAKER_START_PERCENT",
         ),
+    ]
+}
+
+fn health_defaults() -> Vec<Vec<String>> {
+    let field = |name: &str| format!("`healthCheck.{name}`");
+    vec![
+        row(&field("interval"), length(defaults::HEALTH_INTERVAL), "HEALTH_INTERVAL"),
+        row(&field("timeout"), length(defaults::HEALTH_TIMEOUT), "HEALTH_TIMEOUT"),
+        row(&field("unhealthyAfter"), defaults::UNHEALTHY_AFTER.to_string(), "UNHEALTHY_AFTER"),
+        row(&field("healthyAfter"), defaults::HEALTHY_AFTER.to_string(), "HEALTHY_AFTER"),
     ]
 }
 
@@ -381,10 +397,11 @@ fn exposition() -> anyhow::Result<String> {
             }
         }
         let (address, now) = (([127, 0, 0, 1], 80).into(), Instant::now());
-        let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now) };
+        let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now), health: None };
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
     }
+    [false, true].into_iter().for_each(|passed| callee.checked(passed));
     // One endpoint alone is never ejected.
     let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
     let alone = Breaker::among(Some(peers), limits, counts, Instant::now());
@@ -395,7 +412,7 @@ fn exposition() -> anyhow::Result<String> {
     (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
     registry.fault("shop/slow").delays.store(1, Relaxed);
-    let report = Publisher::new(&registry, BTreeMap::new()).publish(br#"{"format": 1}"#);
+    let report = Publisher::new(&registry, BTreeMap::new(), Box::new(FromConfig)).publish(br#"{"format": 1}"#);
     ensure!(report.refused.is_none(), "{report:?}");
     Ok(exposition::text(&Arc::clone(&registry))?)
 }

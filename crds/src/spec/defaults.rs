@@ -70,6 +70,14 @@ pub const OUTLIER_MIN_REQUESTS: u32 = 20;
 pub const EJECT_INITIAL: Duration = Duration::from_secs(5);
 /// How long an endpoint is ejected at most.
 pub const EJECT_MAX: Duration = Duration::from_mins(1);
+/// From one health check to the next.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a health check may take.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Health checks in a row that must fail before an endpoint is ill.
+pub const UNHEALTHY_AFTER: u32 = 3;
+/// Health checks in a row that must pass before it is well again.
+pub const HEALTHY_AFTER: u32 = 2;
 /// Of a hundred requests that come to a proxy without a trace, so many begin one, where spans go anywhere.
 pub const TRACE_PERCENT: f32 = 1.0;
 /// Longest life of a fault.

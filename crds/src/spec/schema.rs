@@ -43,9 +43,9 @@ pub(crate) fn policy_rules() -> Value {
              could never finish; shorten attempt or lengthen request",
         ),
         (
-            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.loadBalancing) || has(self.outlierDetection) || has(self.rateLimit) || \
+            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.loadBalancing) || has(self.outlierDetection) || has(self.healthCheck) || has(self.rateLimit) || \
              (has(self.routes) && size(self.routes) > 0)",
-            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, outlierDetection, rateLimit or routes",
+            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit or routes",
         ),
     ])
 }
@@ -122,6 +122,23 @@ pub(crate) fn eject_for_rules() -> Value {
         (
             "!has(self.initial) || duration(self.initial) >= duration('100ms')",
             "ejectFor.initial must be at least 100ms: a shorter ejection is over before it spares anybody a request",
+        ),
+    ])
+}
+
+pub(crate) fn health_rules() -> Value {
+    rules([
+        (
+            "[has(self.http), has(self.grpc), has(self.tcp)].filter(set, set).size() == 1",
+            "a health check asks in one way: set exactly one of http, grpc and tcp",
+        ),
+        (
+            "!has(self.interval) || (duration(self.interval) >= duration('100ms') && duration(self.interval) <= duration('1h'))",
+            "interval must be between 100ms and 1h",
+        ),
+        (
+            "!has(self.timeout) || duration(self.timeout) <= (has(self.interval) ? duration(self.interval) : duration('5s'))",
+            "timeout is longer than interval (5s unless it is set): a check would not be over when the next one is due",
         ),
     ])
 }

@@ -38,8 +38,11 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
 
 /// What of `policy` has no effect where the endpoints of callees are not known, as in a cluster, in the order of its fields.
 pub fn without_endpoints(policy: &TrafficPolicySpec) -> Vec<Warning> {
-    let set =
-        [("loadBalancing", policy.load_balancing.is_some()), ("outlierDetection", policy.outlier_detection.is_some())];
+    let set = [
+        ("loadBalancing", policy.load_balancing.is_some()),
+        ("outlierDetection", policy.outlier_detection.is_some()),
+        ("healthCheck", policy.health_check.is_some()),
+    ];
     let idle = set.into_iter().filter(|(_, set)| *set);
     let message = "has no effect in a cluster yet: there the proxy calls the Service's address and Kubernetes chooses the \
                    endpoint; it acts in local mode";
@@ -241,9 +244,10 @@ mod tests {
     #[test]
     fn what_needs_endpoints_is_named() {
         let spec = |policy: Value| serde_json::from_value::<TrafficPolicySpec>(policy).unwrap();
-        let balanced = spec(json!({"targetRefs": [], "loadBalancing": {}, "outlierDetection": {}}));
+        let balanced =
+            spec(json!({"targetRefs": [], "loadBalancing": {}, "outlierDetection": {}, "healthCheck": {"tcp": {}}}));
         let named: Vec<_> = without_endpoints(&balanced).into_iter().map(|warning| warning.field).collect();
-        assert_eq!(named, ["loadBalancing", "outlierDetection"]);
+        assert_eq!(named, ["loadBalancing", "outlierDetection", "healthCheck"]);
         assert_eq!(warnings(&balanced), [], "in local mode it has an effect");
         assert_eq!(without_endpoints(&spec(json!({"targetRefs": [], "circuitBreaker": {}}))), []);
     }

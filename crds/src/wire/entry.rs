@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::spec::{
-    self, Bulkhead, CircuitBreaker, Duration, HttpMatch, LabelSelector, LoadBalancing, OutlierDetection, RateLimit,
-    Retries, Route, Timeouts,
+    self, Bulkhead, CircuitBreaker, Duration, HealthCheck, HttpMatch, LabelSelector, LoadBalancing, OutlierDetection,
+    RateLimit, Retries, Route, Timeouts,
 };
 
 /// What an entry says.
@@ -120,6 +120,9 @@ pub struct Policy {
     /// As the user wrote it.
     #[serde(default, rename = "outlierDetection", skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// As the user wrote it.
+    #[serde(default, rename = "healthCheck", skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// As the user wrote it.
     #[serde(default, rename = "rateLimit", skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,

@@ -45,6 +45,7 @@ pub(super) fn policy(policy: &Policy) -> Option<Entry> {
         bulkhead: spec.bulkhead.clone(),
         load_balancing: spec.load_balancing.clone(),
         outlier_detection: spec.outlier_detection,
+        health_check: spec.health_check.clone(),
         rate_limit: spec.rate_limit,
         routes: spec.routes.clone(),
     };

@@ -139,6 +139,7 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
         spec.bulkhead.as_ref().map(|_| "bulkhead".to_owned()),
         spec.load_balancing.as_ref().map(|_| "balancing".to_owned()),
         spec.outlier_detection.as_ref().map(|_| "outliers".to_owned()),
+        spec.health_check.as_ref().map(|_| "health checks".to_owned()),
         spec.rate_limit.as_ref().map(|_| "rate limit".to_owned()),
         routes,
     ];

@@ -9,6 +9,7 @@ use firebreak_crds::{
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
+use super::endpoints::EndpointSource;
 use crate::{
     policy::{
         balance::{Endpoint, Endpoints, Load},
@@ -16,6 +17,7 @@ use crate::{
         budget::{self, Budget},
         bulkhead::{self, Gate},
         fault::FaultSet,
+        health::Health,
         rate::Rate,
         retry::Retries,
         timeout::Clocks,
@@ -23,6 +25,7 @@ use crate::{
     route::matcher::Matcher,
     snapshot::{Callee, Plan, Policy, Snapshot},
     telemetry::metrics::{Breakers, CalleeMetrics, Direction, Registry},
+    upstream::checker::Checked,
 };
 
 /// Name and port of a callee, by which its state is carried on.
@@ -32,6 +35,7 @@ type Key = (Box<str>, u16);
 #[derive(Debug)]
 pub struct Carried {
     registry: Arc<Registry>,
+    source: Box<dyn EndpointSource>,
     callees: HashMap<Key, State>,
     faults: HashMap<Box<str>, Seen>,
     unknown: Arc<Callee>,
@@ -59,8 +63,8 @@ struct Seen {
 }
 
 impl Carried {
-    /// No history yet.
-    pub fn new(registry: Arc<Registry>) -> Self {
+    /// No history yet; endpoints are those that `source` knows.
+    pub fn new(registry: Arc<Registry>, source: Box<dyn EndpointSource>) -> Self {
         let nameless = |id, direction| {
             Arc::new(Callee {
                 id,
@@ -75,7 +79,7 @@ impl Carried {
             })
         };
         let (unknown, inbound) = (nameless(0, Direction::Outbound), nameless(1, Direction::Inbound));
-        Self { registry, callees: HashMap::new(), faults: HashMap::new(), unknown, inbound, next_id: 2 }
+        Self { registry, source, callees: HashMap::new(), faults: HashMap::new(), unknown, inbound, next_id: 2 }
     }
 
     /// The snapshot of a proxy that knows nothing: it forwards.
@@ -110,10 +114,16 @@ impl Carried {
         snapshot
     }
 
+    /// Endpoints whose health is to be checked.
+    pub fn checked(&self) -> Arc<[Checked]> {
+        self.callees.values().flat_map(State::checked).collect()
+    }
+
     /// A callee that is no longer named keeps its state until its requests are over, so that it is counted once should it
     /// come back; no limit holds for it.
     fn let_go(&mut self, kept: &mut HashMap<Key, State>) {
-        for (key, state) in self.callees.drain() {
+        for (key, mut state) in self.callees.drain() {
+            state.endpoints.values_mut().for_each(|endpoint| endpoint.health = None);
             state.gate.set(bulkhead::Limits::NONE);
             state.gate.wake();
             if state.gate.in_use() {
@@ -142,8 +152,8 @@ impl Carried {
         let mut state = self.callees.remove(&key).unwrap_or_else(|| self.new_state(name, port.port));
         state.gate.set(limits);
         state.gate.wake();
-        let endpoints = port.endpoints.as_deref();
-        let endpoints = state.endpoints(policy.map(|(_, (_, policy))| *policy), endpoints, now);
+        let endpoints = self.source.endpoints(name, port);
+        let endpoints = state.endpoints(policy.map(|(_, (_, policy))| *policy), endpoints.as_deref(), now);
         state.limit_rate(policy.and_then(|(_, (_, policy))| policy.rate_limit), now);
         let policy = policy.map(|(name, policy)| state.policy(name, *policy, now));
         let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
@@ -197,16 +207,19 @@ impl State {
         self.compare(limits.filter(|_| outliers.is_some()), list.map_or(0, <[_]>::len), now);
         let balancing = policy.and_then(|policy| policy.load_balancing.as_ref());
         let slow_start = balancing.and_then(|balancing| balancing.slow_start);
+        let checks = policy.and_then(|policy| policy.health_check.as_ref());
         let mut before = std::mem::take(&mut self.endpoints);
         // Where all are new, there is nobody to spare them.
         let all_new = list.into_iter().flatten().all(|endpoint| !before.contains_key(&endpoint.address));
         let endpoint = |endpoint: &wire::Endpoint| {
             let address = endpoint.address;
-            let (breaker, load) = before.remove(&address).map_or((None, None), |it| (it.breaker, Some(it.load)));
+            let known = before.remove(&address);
+            let health = checks.map(|check| checked(check, known.as_ref().and_then(|known| known.health.as_ref())));
+            let (breaker, load) = known.map_or((None, None), |known| (known.breaker, Some(known.load)));
             let counts = &self.metrics.endpoint_breakers;
             let breaker = limits.map(|limits| carried(breaker, self.peers.as_ref(), limits, counts, now));
             let load = known_or_new(load, slow_start.filter(|_| !all_new), now);
-            let endpoint = Endpoint { address, breaker, load };
+            let endpoint = Endpoint { address, breaker, load, health };
             self.endpoints.insert(address, endpoint.clone());
             endpoint
         };
@@ -218,10 +231,17 @@ impl State {
         if let Some(peers) = &self.peers {
             peers.settle(self.endpoints.values().filter_map(|endpoint| endpoint.breaker.as_deref()), now);
         }
-        let watched = self.endpoints.values().filter(|_| limits.is_some() || balancing.is_some());
+        let watched = self.endpoints.values().filter(|_| limits.is_some() || balancing.is_some() || checks.is_some());
         let endpoints = watched.cloned().collect();
         self.metrics.watch_breakers(Breakers { callee: self.breaker.clone(), endpoints });
         list.map(|list| Endpoints::new(list, balancing))
+    }
+
+    fn checked(&self) -> impl Iterator<Item = Checked> {
+        self.endpoints.values().filter_map(|endpoint| {
+            let (health, metrics) = (Arc::clone(endpoint.health.as_ref()?), Arc::clone(&self.metrics));
+            Some(Checked { address: endpoint.address, health, metrics })
+        })
     }
 
     /// Lets `endpoints` of them be compared with each other, or none.
@@ -271,6 +291,14 @@ fn known_or_new(before: Option<Arc<Load>>, slow_start: Option<spec::Duration>, n
             }
             load
         }
+    }
+}
+
+/// What is known of the health of an endpoint that is checked like this.
+fn checked(check: &spec::HealthCheck, before: Option<&Arc<Health>>) -> Arc<Health> {
+    match before {
+        Some(health) if health.check() == check => Arc::clone(health),
+        _ => Arc::new(Health::new(check.clone(), before.map(|health| &**health))),
     }
 }
 

@@ -13,12 +13,13 @@ use firebreak_crds::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use super::compile::Carried;
+use super::{compile::Carried, endpoints::EndpointSource};
 use crate::{
     snapshot::Snapshot,
     telemetry::metrics::{ConfigMetrics, Registry},
+    upstream::checker::Checked,
 };
 
 /// Holds what is in force and takes what is new.
@@ -26,6 +27,7 @@ use crate::{
 pub struct Publisher {
     current: Arc<ArcSwap<Snapshot>>,
     state: Mutex<State>,
+    checked: watch::Sender<Arc<[Checked]>>,
     metrics: Arc<ConfigMetrics>,
 }
 
@@ -57,17 +59,23 @@ pub struct Report {
 }
 
 impl Publisher {
-    /// Nothing in force yet: the proxy forwards.
-    pub fn new(registry: &Arc<Registry>, labels: Labels) -> Self {
-        let carried = Carried::new(Arc::clone(registry));
+    /// Nothing in force yet: the proxy forwards. Endpoints will be those that `source` knows.
+    pub fn new(registry: &Arc<Registry>, labels: Labels, source: Box<dyn EndpointSource>) -> Self {
+        let carried = Carried::new(Arc::clone(registry), source);
         let current = Arc::new(ArcSwap::from_pointee(carried.empty()));
         let state = State { carried, labels, config: Config::default(), report: Report::default() };
-        Self { current, state: Mutex::new(state), metrics: registry.config() }
+        let checked = watch::Sender::new(Arc::default());
+        Self { current, state: Mutex::new(state), checked, metrics: registry.config() }
     }
 
     /// Where the workers read.
     pub fn current(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.current)
+    }
+
+    /// The endpoints whose health is to be checked.
+    pub fn checked(&self) -> watch::Receiver<Arc<[Checked]>> {
+        self.checked.subscribe()
     }
 
     /// What became of the document that was published last.
@@ -129,6 +137,7 @@ impl Publisher {
     fn swap(&self, state: &mut State) {
         let State { carried, labels, config, report } = state;
         self.current.store(Arc::new(carried.compile(config, &report.revision, labels, Instant::now())));
+        self.checked.send_replace(carried.checked());
     }
 }
 

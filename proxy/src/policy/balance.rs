@@ -7,6 +7,8 @@
 //!   ring. Whom an endpoint's breaker does not admit goes to any other that does.
 //! * **Slow start.** An endpoint that is new is passed over when its turn comes, nine times of ten at first and less as time
 //!   goes on. With a hash the same keys are passed over, so that each moves once.
+//! * **Health.** An endpoint that its health checks say is ill is passed over. Where that is so of all, they are used all the same:
+//!   the checks may be what is wrong, and a request finds out.
 //!
 //! Choosing costs a few atomic reads, and neither a lock nor an allocation; the ring is made when a config is compiled.
 
@@ -31,7 +33,10 @@ pub use self::{
     key::Key,
     load::{Load, Placed},
 };
-use super::breaker::{Breaker, Refused, State, Ticket};
+use super::{
+    breaker::{Breaker, Refused, State, Ticket},
+    health::Health,
+};
 
 /// How often chance is asked for an endpoint that will do.
 const DRAWS: usize = 8;
@@ -54,6 +59,8 @@ pub struct Endpoint {
     pub breaker: Option<Arc<Breaker>>,
     /// What is known of it.
     pub load: Arc<Load>,
+    /// What its health checks say, if the policy has any.
+    pub health: Option<Arc<Health>>,
 }
 
 /// An endpoint, and the permit of its breaker.
@@ -74,16 +81,55 @@ pub enum NoEndpoint {
     Refused(Refused),
 }
 
+/// What came of asking endpoints for a try.
+#[derive(Debug, Default)]
+struct Asked {
+    places: Seen,
+    /// The first of those whose breaker refused that is to be asked again.
+    soonest: Option<Refused>,
+}
+
+impl Asked {
+    /// Asks an endpoint's breaker for a try, once.
+    fn endpoint<'a>(
+        &mut self,
+        place: usize,
+        endpoint: &'a Endpoint,
+        now: Instant,
+        end: Option<Instant>,
+    ) -> Option<Chosen<'a>> {
+        if !self.places.is_new(place) {
+            return None;
+        }
+        match endpoint.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
+            Ok(ticket) => Some(Chosen { endpoint, ticket }),
+            Err(refused) => {
+                let first = self.soonest.get_or_insert(refused);
+                first.retry_after = first.retry_after.min(refused.retry_after);
+                None
+            }
+        }
+    }
+}
+
 impl Endpoint {
-    /// The word for its state in metrics: what its breaker says, or that it is new.
+    fn is_well(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_well())
+    }
+
+    /// The word for its state in metrics: what its health checks say, or its breaker, or that it is new.
     pub fn state(&self, now: Instant) -> &'static str {
         match self.breaker.as_ref().map(|breaker| breaker.state()) {
+            _ if !self.is_well() => UNHEALTHY,
             Some(state) if state != State::Closed => state.name(),
             _ if self.load.part(now) < 1.0 => WARMING,
             _ => State::Closed.name(),
         }
     }
 }
+
+/// The state of an endpoint that its health checks say is ill.
+pub const UNHEALTHY: &str = "unhealthy";
 
 /// The state of an endpoint that is new.
 pub const WARMING: &str = "warming";
@@ -119,17 +165,12 @@ impl Endpoints {
             return Err(NoEndpoint::Empty);
         }
         let last = last.and_then(|last| self.list.iter().position(|endpoint| endpoint.address == last));
-        let (mut asked, mut soonest) = (Seen::default(), None);
-        let ask = |place: usize| {
-            let endpoint = asked.is_new(place).then(|| &self.list[place])?;
-            match endpoint.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
-                Ok(ticket) => Some(Chosen { endpoint, ticket }),
-                Err(refused) => {
-                    let first = soonest.get_or_insert(refused);
-                    first.retry_after = first.retry_after.min(refused.retry_after);
-                    None
-                }
-            }
+        // Which costs one look where the first of them is well.
+        let heed_health = self.list.iter().any(Endpoint::is_well);
+        let mut asked = Asked::default();
+        let ask = |place| {
+            let endpoint = self.endpoint(place, heed_health)?;
+            asked.endpoint(place, endpoint, now, end)
         };
         let chosen = match (&self.hash, key) {
             (Some((_, ring)), Some(key)) => self.on_ring(ring, key, last, now).find_map(ask),
@@ -139,12 +180,17 @@ impl Endpoints {
         // recovers too. Two shares of a tenth would be a hundredth.
         let beyond = || {
             self.from(self.chance(0)).find_map(|place| {
-                let endpoint = &self.list[place];
+                let endpoint = self.endpoint(place, heed_health)?;
                 let ticket = Some(endpoint.breaker.as_ref()?.admit_beyond_share(now)?);
                 Some(Chosen { endpoint, ticket })
             })
         };
-        chosen.or_else(beyond).ok_or(soonest.map_or(NoEndpoint::Empty, NoEndpoint::Refused))
+        chosen.or_else(beyond).ok_or(asked.soonest.map_or(NoEndpoint::Empty, NoEndpoint::Refused))
+    }
+
+    /// The endpoint at a place, if its health does not speak against it.
+    fn endpoint(&self, place: usize, heed_health: bool) -> Option<&Endpoint> {
+        Some(&self.list[place]).filter(|endpoint| !heed_health || endpoint.is_well())
     }
 
     /// Places in the order in which a key's tries go to them: those after `last`, then all.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     policy::{
-        balance::WARMING,
+        balance::{UNHEALTHY, WARMING},
         breaker::{Counts, STATES, State},
     },
     verdict::{ATTEMPT_OUTCOMES, FATES, REASONS},
@@ -203,11 +203,11 @@ fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
             gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::from(state == current))?;
         }
     }
-    let help = "Endpoints of a callee, by the state of their breakers; warming where new and not yet with a full part";
+    let help = "Endpoints of a callee, by state: that of their breakers; warming where new; unhealthy where health checks say so";
     let mut metric = encoder.encode_descriptor("endpoints", help, None, MetricType::Gauge)?;
     for (callee, breakers) in watched.iter().filter(|(_, breakers)| !breakers.endpoints.is_empty()) {
         let states: Vec<_> = breakers.endpoints.iter().map(|endpoint| endpoint.state(now)).collect();
-        for state in STATES.map(State::name).into_iter().chain([WARMING]) {
+        for state in STATES.map(State::name).into_iter().chain([WARMING, UNHEALTHY]) {
             let count = states.iter().filter(|it| **it == state).count();
             gauge(&mut metric, &labels(callee, &[("state", state)]), u64::try_from(count).unwrap_or(u64::MAX))?;
         }
@@ -227,6 +227,13 @@ fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     for callee in callees {
         for (level, counts) in levels(callee) {
             count(&mut metric, &labels(callee, &[("level", level)]), counts.refused())?;
+        }
+    }
+    let help = "Health checks of endpoints";
+    let mut metric = encoder.encode_descriptor("health_checks", help, None, MetricType::Counter)?;
+    for callee in callees {
+        for (result, checks) in ["failed", "passed"].into_iter().zip(callee.health_checks()) {
+            count(&mut metric, &labels(callee, &[("result", result)]), checks)?;
         }
     }
     let help = "Endpoints that failed and were not ejected, because as many as may be were out already";

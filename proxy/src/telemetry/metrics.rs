@@ -64,6 +64,8 @@ pub struct CalleeMetrics {
     /// What the breakers of its endpoints did.
     pub endpoint_breakers: Arc<Counts>,
     breakers: ArcSwap<Breakers>,
+    /// Health checks of its endpoints that failed, and that passed.
+    health_checks: [AtomicU64; 2],
     /// How long it lets connections be idle.
     pub keep_alive: KeepAlive,
 }
@@ -73,7 +75,7 @@ pub struct CalleeMetrics {
 pub struct Breakers {
     /// The callee's own.
     pub callee: Option<Arc<Breaker>>,
-    /// Its endpoints, where the policy has a breaker or balances.
+    /// Its endpoints, where the policy has something to say of them.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -218,6 +220,16 @@ impl CalleeMetrics {
         self.breakers.load_full()
     }
 
+    /// Counts a health check of an endpoint.
+    pub fn checked(&self, passed: bool) {
+        self.health_checks[usize::from(passed)].fetch_add(1, Relaxed);
+    }
+
+    /// Health checks that failed, and that passed.
+    pub fn health_checks(&self) -> [u64; 2] {
+        [0, 1].map(|which: usize| self.health_checks[which].load(Relaxed))
+    }
+
     /// Requests with this fate and status class, of all workers.
     pub fn requests(&self, fate: Fate, class: usize) -> u64 {
         self.sum(|shard| shard.requests[fate as usize][class].get())
@@ -299,6 +311,7 @@ impl Registry {
                 breaker: Arc::default(),
                 endpoint_breakers: Arc::default(),
                 breakers: ArcSwap::default(),
+                health_checks: Default::default(),
                 keep_alive: KeepAlive::default(),
             })
         });

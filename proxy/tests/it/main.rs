@@ -8,6 +8,7 @@ mod bulkheads;
 mod evidence;
 mod faults;
 mod grpc_retries;
+mod health;
 mod http2;
 mod layers;
 mod lifecycle;

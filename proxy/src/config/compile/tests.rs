@@ -1,7 +1,9 @@
+use std::borrow::Cow;
+
 use firebreak_crds::wire::decode;
 
 use super::*;
-use crate::{net::connections::Connections, policy::bulkhead::Need};
+use crate::{config::endpoints::FromConfig, net::connections::Connections, policy::bulkhead::Need};
 
 fn config(entries: &str) -> Config {
     let decoded = decode(format!(r#"{{"format":1,"namespace":"shop","entries":[{entries}]}}"#).as_bytes()).unwrap();
@@ -22,7 +24,7 @@ fn policy(name: &str, body: &str) -> String {
 }
 
 fn carried() -> Carried {
-    Carried::new(Registry::new(1, Connections::default()))
+    Carried::new(Registry::new(1, Connections::default()), Box::new(FromConfig))
 }
 
 fn callee(snapshot: &Snapshot) -> Arc<Callee> {
@@ -133,6 +135,34 @@ async fn when_endpoints_leave_no_more_than_half_of_the_rest_are_out() {
     let two = with(&[1, 2], other_numbers);
     breakers(&two).iter().for_each(fail);
     assert_eq!(states(&two), [open, closed], "and the places of those who are gone are free");
+}
+
+/// A source beside the config, as a stream to the proxy would be.
+#[derive(Debug)]
+struct Elsewhere;
+
+impl EndpointSource for Elsewhere {
+    fn endpoints<'a>(&'a self, service: &str, port: &'a wire::Port) -> Option<Cow<'a, [wire::Endpoint]>> {
+        let address = ([10, 0, 0, 7], 8080).into();
+        ((service, port.port) == ("shop/a", 80)).then(|| vec![wire::Endpoint { address }].into())
+    }
+}
+
+#[tokio::test]
+async fn endpoints_are_those_that_the_source_knows() {
+    let mut carried = Carried::new(Registry::new(1, Connections::default()), Box::new(Elsewhere));
+    let now = Instant::now();
+    let checks = policy("shop/p", r#"{"healthCheck":{"tcp":{},"port":99}}"#);
+    let config = config(&[service(r#""shop/p""#, ""), checks].join(","));
+    let callee = callee(&carried.compile(&config, "r", &Labels::new(), now));
+    let chosen = callee.admit(None, None, now, None).unwrap();
+    assert_eq!(chosen.endpoint, Some(([10, 0, 0, 7], 8080).into()));
+    let checked = carried.checked();
+    assert_eq!(checked.iter().map(|it| it.address).collect::<Vec<_>>(), [([10, 0, 0, 7], 8080).into()]);
+    carried.compile(&config, "again", &Labels::new(), now);
+    assert!(Arc::ptr_eq(&checked[0].health, &carried.checked()[0].health), "what is known of it stays");
+    carried.compile(&Config::default(), "nothing", &Labels::new(), now);
+    assert!(carried.checked().is_empty());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 use std::{fs, os::unix::fs::symlink, sync::Arc};
 
 use super::*;
-use crate::{net::connections::Connections, telemetry::metrics::Registry};
+use crate::{config::endpoints::FromConfig, net::connections::Connections, telemetry::metrics::Registry};
 
 #[test]
 fn labels_are_read_as_the_downward_api_writes_them() {
@@ -26,7 +26,8 @@ fn project(volume: &std::path::Path, version: &str, document: &str) {
 #[tokio::test]
 async fn a_projected_change_is_seen_and_a_broken_one_changes_nothing() {
     let volume = tempfile::tempdir().unwrap();
-    let publisher = Arc::new(Publisher::new(&Registry::new(1, Connections::default()), Labels::new()));
+    let publisher =
+        Arc::new(Publisher::new(&Registry::new(1, Connections::default()), Labels::new(), Box::new(FromConfig)));
     let files = Files { config: volume.path().into(), labels: volume.path().join("labels") };
     let seen = |wanted: fn(&Report) -> bool| {
         let publisher = Arc::clone(&publisher);

@@ -1,12 +1,12 @@
 use super::*;
-use crate::net::connections::Connections;
+use crate::{config::endpoints::FromConfig, net::connections::Connections};
 
 const GOOD: &str = r#"{"format":1,"namespace":"shop","entries":[
     {"kind":"Service","name":"shop/a","body":{"addresses":["10.96.0.1"],"ports":[{"port":80,"policies":["shop/p"]}]}},
     {"kind":"TrafficPolicy","name":"shop/p","generation":1,"body":{"timeouts":{"attempt":"300ms"}}}]}"#;
 
 fn publisher() -> Publisher {
-    Publisher::new(&Registry::new(1, Connections::default()), Labels::new())
+    Publisher::new(&Registry::new(1, Connections::default()), Labels::new(), Box::new(FromConfig))
 }
 
 fn attempt_clock(publisher: &Publisher) -> Option<std::time::Duration> {

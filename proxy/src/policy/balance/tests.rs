@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use firebreak_crds::spec::{CircuitBreaker, HashKey};
+use firebreak_crds::spec::{CircuitBreaker, HashKey, HealthCheck};
 
 use super::*;
 use crate::policy::breaker::{self, Outcome};
@@ -8,7 +8,8 @@ use crate::policy::breaker::{self, Outcome};
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn list(count: u16, now: Instant) -> Box<[Endpoint]> {
-    let endpoint = |port| Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None, load: Load::new(now) };
+    let endpoint =
+        |port| Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None, load: Load::new(now), health: None };
     (1..=count).map(endpoint).collect()
 }
 
@@ -257,4 +258,35 @@ fn a_recovering_endpoint_is_better_than_none() {
     list[0].breaker = Some(breaker);
     let one = Endpoints::new(list, None);
     assert!((0..100).all(|_| one.next(None, None, later, None).is_ok()));
+}
+
+#[test]
+fn an_endpoint_that_is_ill_is_passed_over_unless_all_are() {
+    let now = Instant::now();
+    for algorithm in ["RoundRobin", "Random", "LeastRequest", "PeakEwma"] {
+        let balancing = serde_json::from_value(serde_json::json!({"algorithm": algorithm})).unwrap();
+        let endpoint = |port| {
+            let health = Some(Arc::new(Health::new(HealthCheck::default(), None)));
+            Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None, load: Load::new(now), health }
+        };
+        let list: Box<[Endpoint]> = (1..=3).map(endpoint).collect();
+        let health: Vec<_> = list.iter().filter_map(|endpoint| endpoint.health.clone()).collect();
+        let endpoints = Endpoints::new(list, Some(&balancing));
+        let seen = |last: Option<u16>| {
+            let last = last.map(|port| ([127, 0, 0, 1], port).into());
+            let chosen = (0..100).map(|_| endpoints.next(None, last, now, None).unwrap().endpoint.address.port());
+            chosen.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(seen(None).len(), 3, "{algorithm}: none was checked yet");
+        health[0].checked(false);
+        assert_eq!(seen(None), [2, 3].into(), "{algorithm}");
+        health[1].checked(false);
+        assert_eq!(
+            seen(Some(3)),
+            [3].into(),
+            "{algorithm}: a retry goes to the same one rather than to one that is ill"
+        );
+        health[2].checked(false);
+        assert_eq!(seen(None).len(), 3, "{algorithm}: none is well, so all are used");
+    }
 }
