@@ -401,7 +401,9 @@ fn exposition() -> anyhow::Result<String> {
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
     }
-    [false, true].into_iter().for_each(|passed| callee.checked(passed));
+    for passed in [false, true] {
+        callee.checked(passed);
+    }
     // One endpoint alone is never ejected.
     let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
     let alone = Breaker::among(Some(peers), limits, counts, Instant::now());
