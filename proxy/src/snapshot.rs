@@ -153,7 +153,7 @@ impl Policy {
 impl Admitted {
     /// A connection is there, and the callee may have to wait for what it is to be asked.
     pub fn connected(&mut self, now: Instant) {
-        self.tickets().for_each(|ticket| ticket.answered(now));
+        self.tickets().for_each(|ticket| ticket.connected(now));
         self.placed.iter_mut().for_each(|placed| placed.connected(now));
     }
 

@@ -84,9 +84,7 @@ pub struct Call {
 impl Call {
     /// A request that came by `link`.
     pub fn new(link: Rc<Link>, head: &Parts) -> Self {
-        // On HTTP/2 bytes of other streams and of the connection itself come in between; there a request begins with its head.
-        let first_byte = if link.multiplexed { None } else { link.moments.take() };
-        let started = first_byte.unwrap_or_else(Instant::now);
+        let started = link.first_byte().unwrap_or_else(Instant::now);
         Self {
             callee: link.callee(),
             link,

@@ -80,7 +80,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
-    let source = Source::new(body, plan.retries.is_some() || head.method.is_idempotent(), activity.clone());
+    let source = Source::new(body, &call.link, plan.retries.is_some() || head.method.is_idempotent(), activity.clone());
 
     let outcome = match admit(&mut call, head.version).await {
         Err(reason) => Err(reason),

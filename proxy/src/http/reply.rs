@@ -52,7 +52,7 @@ pub fn relayed(
         call.find_dependency(reason, &head.headers);
         call.member(reason, Some(head.status)).append_to(&mut head.headers);
     }
-    let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle));
+    let tail = Tail::new(call, connection, upload, reason, grpc_status.is_some(), activity.zip(clocks.idle));
     Response::from_parts(head, ReplyBody::relayed(body, first, tail))
 }
 

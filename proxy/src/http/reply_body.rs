@@ -82,6 +82,8 @@ pub struct Tail {
     upload: Upload,
     /// What the head said already.
     reason: Option<Reason>,
+    /// gRPC: it has come how the call ended.
+    has_grpc_status: bool,
     idle: Option<(Activity, Duration)>,
 }
 
@@ -105,19 +107,25 @@ impl Ending {
 struct Broken(Reason);
 
 impl Tail {
-    /// `reason` is why the call failed, if the response's head says that it did.
+    /// `reason` is why the call failed, if the response's head says that it did; `has_grpc_status`, whether that holds its status.
     pub fn new(
         call: Call,
         connection: Connection,
         upload: Upload,
         reason: Option<Reason>,
+        has_grpc_status: bool,
         idle: Option<(Activity, Duration)>,
     ) -> Self {
-        Self { call, connection, upload, reason, idle }
+        Self { call, connection, upload, reason, has_grpc_status, idle }
     }
 
     /// The last byte has gone.
     fn finish(mut self) {
+        // A call that ends in good order without a status is one that failed, to whoever reads it (gRPC over HTTP/2, "Responses").
+        let is_answer = self.call.status.is_some_and(|status| status.is_success()) && self.call.link.multiplexed;
+        if self.reason.is_none() && self.call.grpc && is_answer && !self.has_grpc_status {
+            self.reason = Some(Reason::CalleeError);
+        }
         match self.reason {
             None => self.call.succeeded(),
             Some(reason) => self.call.failed(reason),
@@ -136,6 +144,7 @@ impl Tail {
     /// What the callee says at its end. A server error gets its reason here as it would in a head.
     fn trailers(&mut self, trailers: &mut HeaderMap) {
         let status = if self.call.grpc { grpc::status(trailers) } else { None };
+        self.has_grpc_status |= status.is_some();
         let received = self.call.status.unwrap_or_default();
         if self.reason.is_none()
             && let Some(reason) = failure_of(&self.call, received, status, trailers)

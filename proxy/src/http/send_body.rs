@@ -17,6 +17,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::serve::Link;
+
 /// Where a request's body comes from. Tries take their bodies from it.
 #[derive(Debug)]
 pub struct Source {
@@ -28,18 +30,41 @@ pub struct Source {
 /// Whether a request's body has been handed over to its end. A connection on which it has not must not carry another
 /// request, although its response is complete.
 #[derive(Clone, Debug)]
-pub struct Upload(Option<Rc<Cell<bool>>>);
+pub struct Upload(Option<Rc<Cell<State>>>);
+
+/// Where a body is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// The callee has not taken all of what has come.
+    #[default]
+    Handing,
+    /// The callee has taken it, and the caller has not sent the next part.
+    Awaited,
+    /// It has been handed over to its end.
+    Done,
+}
 
 impl Upload {
     /// Whether nothing is left to send.
     pub fn is_done(&self) -> bool {
-        self.0.as_ref().is_none_or(|done| done.get())
+        self.0.as_ref().is_none_or(|state| state.get() == State::Done)
     }
 
-    fn done(&self) {
-        if let Some(done) = &self.0 {
-            done.set(true);
+    /// Whether it is the caller that everybody waits for.
+    pub fn awaits_caller(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.get() == State::Awaited)
+    }
+
+    fn set(&self, now: State) {
+        if let Some(state) = &self.0 {
+            state.set(now);
         }
+    }
+
+    /// Notes whether the caller had the next part ready when the callee wanted it.
+    fn watched<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.set(if polled.is_pending() { State::Awaited } else { State::Handing });
+        polled
     }
 }
 
@@ -53,13 +78,22 @@ enum Kind {
     /// It can be sent again as long as it fits.
     Kept(Rc<RefCell<Kept>>),
     /// It was handed to a try, or will be.
-    Once(RefCell<Option<Incoming>>),
+    Once(RefCell<Option<FromCaller>>),
+}
+
+/// A body as it comes from the caller. It holds the connection that it comes on: with a part of a body still to come, that is not
+/// at rest, and the rest of a body is no next request.
+#[derive(Debug)]
+struct FromCaller {
+    body: Incoming,
+    link: Rc<Link>,
+    ended: bool,
 }
 
 /// What was read so far, and the rest.
 #[derive(Debug)]
 struct Kept {
-    rest: Incoming,
+    rest: FromCaller,
     hint: SizeHint,
     frames: Vec<Frame<Bytes>>,
     bytes: usize,
@@ -82,7 +116,7 @@ pub struct SendBody {
 enum SendKind {
     Empty,
     Kept { source: Rc<RefCell<Kept>>, next: usize, turn: u32 },
-    Once(Incoming),
+    Once(FromCaller),
 }
 
 /// Why a body ended early.
@@ -97,12 +131,13 @@ pub enum SendError {
 }
 
 impl Source {
-    /// The body of a request; kept for replay if `keep`, watched if there is an idle clock.
-    pub fn new(body: Incoming, keep: bool, activity: Option<Activity>) -> Self {
+    /// The body of a request that came on `link`; kept for replay if `keep`, watched if there is an idle clock.
+    pub fn new(body: Incoming, link: &Rc<Link>, keep: bool, activity: Option<Activity>) -> Self {
+        let body = FromCaller { ended: body.is_end_stream(), body, link: Rc::clone(link) };
         let kind = if body.is_end_stream() {
             Kind::Empty
         } else if keep {
-            let hint = body.size_hint();
+            let hint = body.body.size_hint();
             let kept = Kept { rest: body, hint, frames: Vec::new(), bytes: 0, ended: false, overflown: false, turn: 0 };
             Kind::Kept(Rc::new(RefCell::new(kept)))
         } else {
@@ -137,10 +172,28 @@ impl Source {
             }
             Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
         };
-        if let Upload(Some(done)) = &self.upload {
-            done.set(false);
-        }
+        self.upload.set(State::Handing);
         SendBody { kind, activity: self.activity.clone(), upload: self.upload.clone() }
+    }
+}
+
+impl FromCaller {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.ended |= frame.is_none();
+        Poll::Ready(frame.map(|frame| frame.map_err(SendError::Caller)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+}
+
+impl Drop for FromCaller {
+    fn drop(&mut self) {
+        if !self.is_end_stream() {
+            self.link.left_unread();
+        }
     }
 }
 
@@ -153,18 +206,16 @@ impl Kept {
         if self.ended {
             return Poll::Ready(None);
         }
-        match ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
-            None => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(SendError::Caller(error)))),
+        let frame = ready!(self.rest.poll_frame(cx));
+        match &frame {
+            None => self.ended = true,
+            Some(Err(_)) => {}
             Some(Ok(frame)) => {
-                self.keep(&frame);
+                self.keep(frame);
                 *next = self.frames.len();
-                Poll::Ready(Some(Ok(frame)))
             }
         }
+        Poll::Ready(frame)
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -194,13 +245,13 @@ impl Body for SendBody {
         let this = self.get_mut();
         let frame = match &mut this.kind {
             SendKind::Empty => return Poll::Ready(None),
-            SendKind::Once(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(SendError::Caller)),
+            SendKind::Once(body) => ready!(this.upload.watched(body.poll_frame(cx))),
             SendKind::Kept { source, next, turn } => {
                 let mut kept = source.borrow_mut();
                 if kept.turn != *turn {
                     return Poll::Ready(Some(Err(SendError::Superseded.into())));
                 }
-                let frame = ready!(kept.poll_frame(next, cx));
+                let frame = ready!(this.upload.watched(kept.poll_frame(next, cx)));
                 drop(kept);
                 frame
             }
@@ -209,7 +260,7 @@ impl Body for SendBody {
             activity.set(Instant::now());
         }
         if frame.is_none() || this.is_end_stream() {
-            this.upload.done();
+            this.upload.set(State::Done);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -228,7 +279,7 @@ impl Body for SendBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             SendKind::Empty => SizeHint::with_exact(0),
-            SendKind::Once(body) => body.size_hint(),
+            SendKind::Once(body) => body.body.size_hint(),
             SendKind::Kept { source, next: 0, .. } => source.borrow().hint,
             SendKind::Kept { .. } => SizeHint::default(),
         }

@@ -76,6 +76,8 @@ pub struct Link {
     pub multiplexed: bool,
     /// Requests that have begun on it.
     begun: Cell<u64>,
+    /// The body of the last request was not read to its end.
+    unread: Cell<bool>,
     /// Tells that the connection is to be closed although its caller does not read.
     cut: Notify,
 }
@@ -97,6 +99,7 @@ impl Link {
             first_try: Cell::new(None),
             multiplexed: false,
             begun: Cell::new(0),
+            unread: Cell::new(false),
             cut: Notify::new(),
         }
     }
@@ -151,6 +154,22 @@ impl Link {
             trace: None,
             took: started.elapsed(),
         });
+    }
+
+    /// A body on it is not read to its end: what follows of it is no next request.
+    pub fn left_unread(&self) {
+        self.unread.set(true);
+    }
+
+    /// When the first byte of the request came that begins now, where that is known.
+    pub fn first_byte(&self) -> Option<Instant> {
+        // On HTTP/2 bytes of other streams and of the connection itself come in between; there a request begins with its head.
+        if self.multiplexed {
+            return None;
+        }
+        let (first, unread) = (self.moments.take(), self.unread.take());
+        // It may have been the rest of a body before, which the library reads away.
+        first.filter(|_| !unread)
     }
 
     /// Closes the connection under its one request. On HTTP/2 only the stream is to end, which is for its body to say.

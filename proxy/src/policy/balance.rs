@@ -201,7 +201,9 @@ impl Endpoints {
         }
         // Of each key the same number, so that it moves to a new endpoint once.
         let number = fraction(scatter(key));
-        walk.filter(move |place| self.list[*place].load.part(now) > number).chain(ring.walk(key)).chain(self.from(0))
+        let warm = walk.filter(move |place| self.list[*place].load.part(now) > number);
+        let last = last.filter(|_| self.list.len() > 1);
+        warm.chain(ring.walk(key).chain(self.from(0)).filter(move |place| Some(*place) != last)).chain(last)
     }
 
     /// Places in the order in which they are asked: the one that the algorithm names, all others, and `last` at the end.
@@ -218,14 +220,18 @@ impl Endpoints {
     }
 
     fn in_turn(&self, last: Option<usize>, now: Instant) -> usize {
-        let mut place = 0;
+        let mut place = None;
         for _ in 0..DRAWS {
-            place = self.turn.fetch_add(1, Relaxed) % self.list.len();
-            if Some(place) != last && self.is_warm_enough(place, now) {
+            let turn = Some(self.turn.fetch_add(1, Relaxed) % self.list.len());
+            if turn == last {
+                continue;
+            }
+            place = turn;
+            if turn.is_some_and(|turn| self.is_warm_enough(turn, now)) {
                 break;
             }
         }
-        place
+        place.unwrap_or_else(|| self.other_than(last, None))
     }
 
     /// Chance names one, new ones as much less often as they are to get less.

@@ -477,7 +477,11 @@ impl Breaker {
         }
         match &mut inner.phase {
             Phase::HalfOpen { leases, .. } => leases.retain(|lease| lease.number != number),
-            Phase::Recovering { under_way, .. } => *under_way -= u32::from(ticket.answered.is_none()),
+            Phase::Recovering { under_way, credit, .. } => {
+                *under_way -= u32::from(ticket.answered.is_none());
+                // It took nothing of the share.
+                *credit += 1.0;
+            }
             Phase::Resting | Phase::Open { .. } => {}
         }
     }
@@ -507,9 +511,19 @@ fn exceeds(window: &Window<2>, rate: Rate, bad: bool, now: Instant) -> bool {
 }
 
 impl Ticket {
+    /// A connection is there at `now`, and nothing is known of who answers on it: the try does not wait any more for what its
+    /// callee is to do, and is no answer either.
+    pub fn connected(&mut self, now: Instant) {
+        self.arrived(now, false);
+    }
+
     /// The head of the response has come at `now`, while what became of the try is not known yet (a gRPC status comes at the
     /// end). Only the time until then can be too long, and the end of a probe's lease is no failure any more.
     pub fn answered(&mut self, now: Instant) {
+        self.arrived(now, true);
+    }
+
+    fn arrived(&mut self, now: Instant, counts: bool) {
         let first = self.answered.replace(now).is_none();
         if State::of(self.generation) == State::Closed {
             return;
@@ -524,7 +538,7 @@ impl Ticket {
                 ours.for_each(|lease| lease.answered = true);
             }
             Phase::Recovering { answered, under_way, .. } => {
-                *answered += u32::from(first);
+                *answered += u32::from(first && counts);
                 *under_way -= u32::from(first);
             }
             Phase::Resting | Phase::Open { .. } => {}

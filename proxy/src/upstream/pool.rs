@@ -20,7 +20,7 @@ use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::Notify, time::Instant};
 
-use super::traffic::Traffic;
+use super::{connect::NotOpened, traffic::Traffic};
 use crate::{
     http::send_body::SendBody,
     policy::bulkhead::{Gate, Opened},
@@ -126,7 +126,7 @@ pub enum Found {
     /// A connection with room.
     Connection(Shared),
     /// Somebody is opening one: wait, then look again.
-    Opening(Rc<Notify>),
+    Opening(Rc<Awaited>),
     /// None, and nobody is opening one: the caller does.
     Nothing(Opening),
 }
@@ -137,7 +137,14 @@ pub struct Opening {
     slots: Rc<RefCell<Slots>>,
     key: Key,
     id: Id,
-    done: Rc<Notify>,
+    done: Rc<Awaited>,
+}
+
+/// A shared connection that is being opened, for those who wait for it.
+#[derive(Debug, Default)]
+pub struct Awaited {
+    done: Notify,
+    failed: Cell<Option<NotOpened>>,
 }
 
 /// A worker's connections.
@@ -153,7 +160,7 @@ type Slots = HashMap<Key, Slot>;
 struct Slot {
     idle: Vec<Exclusive>,
     shared: Vec<SharedSlot>,
-    opening: Option<Rc<Notify>>,
+    opening: Option<Rc<Awaited>>,
 }
 
 #[derive(Debug)]
@@ -181,15 +188,22 @@ impl Pool {
         let mut slots = self.slots.borrow_mut();
         let idle = &mut slots.get_mut(&key)?.idle;
         let now = Instant::now();
-        idle.retain(|connection| {
+        let mut kept_back = Vec::new();
+        let connection = loop {
+            // The last is the one that was used last; those below it are older, and are looked at when it is their turn.
+            let Some(connection) = idle.pop() else { break None };
             let open = !connection.sender.is_closed();
             let usable = connection.traffic.keep_alive().usable(now);
             let usable = usable.is_none_or(|usable| now.saturating_duration_since(connection.since) < usable);
             given_up.add(u64::from(open && !usable));
-            open && usable
-        });
-        let place = idle.iter().rposition(|connection| !avoid.covers(connection.id))?;
-        let connection = idle.remove(place);
+            match (open && usable, avoid.covers(connection.id)) {
+                (false, _) => {}
+                (true, false) => break Some(connection),
+                (true, true) => kept_back.push(connection),
+            }
+        };
+        idle.extend(kept_back.into_iter().rev());
+        let connection = connection?;
         let idle = connection.traffic.busy(now);
         Some(Exclusive { idle, ..connection })
     }
@@ -248,7 +262,7 @@ impl Pool {
         {
             return Found::Connection(shared.stream());
         }
-        let done = Rc::new(Notify::new());
+        let done = Rc::new(Awaited::default());
         slot.opening = Some(Rc::clone(&done));
         Found::Nothing(Opening { slots: Rc::clone(&self.slots), key, id: self.new_id(), done })
     }
@@ -330,7 +344,23 @@ impl SharedSlot {
     }
 }
 
+impl Awaited {
+    /// Waits until it is there, or somebody else has to open one.
+    ///
+    /// # Errors
+    /// When nobody can have one now: those who wait do not all find that out one after the other.
+    pub async fn done(&self) -> Result<(), NotOpened> {
+        self.done.notified().await;
+        self.failed.get().map_or(Ok(()), Err)
+    }
+}
+
 impl Opening {
+    /// Says that nobody could have opened it.
+    pub fn failed(&self, why: NotOpened) {
+        self.done.failed.set(Some(why));
+    }
+
     /// Adds the connection that was opened and takes a stream of it.
     pub fn fulfil(self, connection: Multiplexed) -> Shared {
         let slot = SharedSlot::new(connection, self.id);
@@ -345,7 +375,7 @@ impl Drop for Opening {
         if let Some(slot) = self.slots.borrow_mut().get_mut(&self.key) {
             slot.opening = None;
         }
-        self.done.notify_waiters();
+        self.done.done.notify_waiters();
     }
 }
 

@@ -282,25 +282,36 @@ impl Target<'_> {
     }
 
     async fn connect(&self) -> Result<(TcpStream, Opened), Reason> {
-        let opened = connect(self.worker, self.callee, self.address, self.clocks, self.end).await;
-        opened.map_err(|NotOpened { reason, errno }| {
-            self.errno.set(errno);
-            reason
-        })
+        self.try_connect().await.map_err(|why| self.not_opened(why))
+    }
+
+    async fn try_connect(&self) -> Result<(TcpStream, Opened), NotOpened> {
+        connect(self.worker, self.callee, self.address, self.clocks, self.end).await
+    }
+
+    fn not_opened(&self, NotOpened { reason, errno }: NotOpened) -> Reason {
+        self.errno.set(errno);
+        reason
     }
 
     async fn shared(&self, avoid: Avoid) -> Result<(Shared, bool), Reason> {
         loop {
             match self.worker.pool.shared(self.key(), avoid) {
                 Found::Connection(shared) => return Ok((shared, true)),
-                Found::Opening(done) => done.notified().await,
+                Found::Opening(awaited) => awaited.done().await.map_err(|why| self.not_opened(why))?,
                 Found::Nothing(opening) => {
                     let Some(permit) = self.shared_permit().await? else {
                         drop(opening);
                         let any = self.worker.pool.any_shared(self.key(), avoid);
                         return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
                     };
-                    let (stream, opened) = self.connect().await?;
+                    let (stream, opened) = self.try_connect().await.map_err(|why| {
+                        // What this request's own clocks cut short, another may still have the time for.
+                        if !why.reason.is_clock() {
+                            opening.failed(why);
+                        }
+                        self.not_opened(why)
+                    })?;
                     let sender = handshake_h2(stream, opened, permit, &self.callee.metrics).await?;
                     return Ok((opening.fulfil(sender), false));
                 }

@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::support::{Body, Callee, Mesh, call_h2, connect_h2, counts, h2_request, read};
+use super::support::{Body, Callee, Mesh, call_h2, connect_h2, counts, full_listener, h2_request, read};
 
 #[tokio::test]
 async fn each_try_ends_at_its_clock_and_the_last_one_says_so() {
@@ -212,4 +212,35 @@ async fn what_may_have_been_looked_at_is_not() {
     let seen = call_h2(mesh.address, h2_request("/").method("POST")).await.unwrap();
     assert!(seen.has_reason("connection_reset"), "{} {}", seen.status, seen.verdict());
     assert_eq!(good.requests(), 0);
+}
+
+#[tokio::test]
+async fn those_who_wait_for_a_connection_that_cannot_be_had_learn_it_together() {
+    let (listener, queued) = full_listener().await;
+    let mesh = Mesh::new(&[listener.local_addr().unwrap()], json!({"timeouts": {"connect": "300ms"}}));
+    let started = tokio::time::Instant::now();
+    let sender = connect_h2::<Body>(mesh.address).await;
+    let requests = (0..8).map(|_| {
+        let mut sender = sender.clone();
+        async move {
+            let request = h2_request("/").body(Body::default()).unwrap();
+            read(sender.send_request(request).await.unwrap(), started).await.unwrap()
+        }
+    });
+    for seen in futures::future::join_all(requests).await {
+        assert!(seen.has_reason("connect_timeout"), "{}", seen.verdict());
+        assert!(seen.took < Duration::from_millis(900), "not one after the other: {:?}", seen.took);
+    }
+    queued.into_iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
+async fn a_grpc_call_that_ends_without_a_status_has_failed() {
+    let callee = Callee::start(|_, _| async {
+        Response::builder().header("content-type", "application/grpc").body(Body::from("not a status")).unwrap()
+    });
+    let mesh = Mesh::new(&[callee.await.address], json!({}));
+    let request = h2_request("/shop.Cart/Get").method("POST").header("content-type", "application/grpc");
+    assert_eq!(call_h2(mesh.address, request).await.unwrap().status, 200);
+    assert_eq!(mesh.reasons(1).await, counts(&[("callee_error", 1)]));
 }

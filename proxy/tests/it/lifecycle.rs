@@ -188,3 +188,61 @@ async fn a_connection_on_which_something_is_under_way_does_not_come_to_rest() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn the_rest_of_a_body_is_never_a_request() {
+    // It answers before it has the body.
+    let callee = Callee::answering(&[200]).await;
+    for policy in [json!({}), json!({"retries": {"methods": "All"}})] {
+        let before = callee.requests();
+        let mesh = Mesh::new(&[callee.address], policy);
+        let mut early = TcpStream::connect(mesh.address).await.unwrap();
+        let rest = b"GET /smuggled HTTP/1.1\r\nhost: callee\r\n\r\n";
+        let head = format!("POST / HTTP/1.1\r\nhost: callee\r\ncontent-length: {}\r\n\r\nbegin", 5 + rest.len());
+        early.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let count = early.read(&mut answer).await.unwrap();
+        assert!(answer[..count].starts_with(b"HTTP/1.1 200 "));
+        // What comes later to rest says when this one would have.
+        let mut later = TcpStream::connect(mesh.address).await.unwrap();
+        later.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+        at_rest(&mesh, 1).await;
+        early.write_all(rest).await.unwrap();
+        early.shutdown().await.unwrap();
+        // To its end, or to a reset.
+        let _ = early.read_to_end(&mut answer).await;
+        assert_eq!(callee.requests() - before, 2);
+        assert_eq!(mesh.fates(2).await, counts(&[("succeeded", 2)]));
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_nobody_read_does_not_begin_the_next_request() {
+    let callee = Callee::hanging().await;
+    let limits = json!({"maxRequests": 1, "maxPending": 1, "maxPendingTime": "50ms"});
+    let mut mesh = Mesh::new(&[callee.address], json!({"bulkhead": limits}));
+    let mut holder = TcpStream::connect(mesh.address).await.unwrap();
+    holder.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+    while callee.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: callee\r\ncontent-length: 5\r\n\r\n").await.unwrap();
+    while !mesh.metrics().await.contains("resource=\"pending\"} 1") {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(b"12345").await.unwrap();
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 503 "));
+    let quick = Callee::answering(&[200]).await;
+    mesh.change(|config| {
+        config["entries"][0]["body"]["ports"][0]["endpoints"] = json!([{"address": quick.address}]);
+        config["entries"][1]["body"] = json!({"timeouts": {"request": "500ms"}});
+    });
+    // Longer than the next request may take.
+    sleep(Duration::from_millis(600)).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+    let count = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..count]));
+}

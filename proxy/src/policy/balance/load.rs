@@ -87,12 +87,17 @@ impl Load {
 
     /// The part of its share that the endpoint is to get, from a tenth to 1.
     pub fn part(&self, now: Instant) -> f64 {
-        let (began, window) = unpack(self.warming.load(Relaxed));
+        let word = self.warming.load(Relaxed);
+        let (began, window) = unpack(word);
         if window == 0 {
             return 1.0;
         }
         let first = f64::from(defaults::SLOW_START_PERCENT) / 100.0;
         let passed = f64::from(since(began, self.millis(now))) / f64::from(window);
+        if passed >= 1.0 {
+            // It is over for good: the milliseconds begin anew one day. Whoever has begun another one meanwhile is right.
+            let _ = self.warming.compare_exchange(word, 0, Relaxed, Relaxed);
+        }
         (first + (1.0 - first) * passed).min(1.0)
     }
 
@@ -230,6 +235,17 @@ mod tests {
     /// A try that begins at `start` and ends `took` later.
     fn make(load: &Arc<Load>, start: Instant, took: Duration, outcome: Outcome) {
         load.place(start).ended(outcome, start + took);
+    }
+
+    #[test]
+    fn a_slow_start_that_is_over_does_not_begin_again_when_the_milliseconds_do() {
+        let start = Instant::now();
+        let load = Load::new(start);
+        load.warm_up(MS(30_000), start);
+        assert!(load.part(start) < 0.11);
+        for days in [1, 25, 26, 50, 75] {
+            assert!(load.part(start + MS(days * 24 * 3_600_000)) >= 1.0, "{days} days later");
+        }
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Iterator for Walk<'_> {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        while self.left > 0 {
+        // Whom it has met is remembered up to a point, and there the walk ends: else each point would be a new one.
+        while self.left > 0 && !self.seen.is_full() {
             let (_, place) = *self.ring.0.get(self.at).or_else(|| self.ring.0.first())?;
             self.at = (self.at + 1) % self.ring.0.len();
             self.left -= 1;
@@ -68,6 +69,10 @@ impl Iterator for Walk<'_> {
 }
 
 impl Seen {
+    fn is_full(&self) -> bool {
+        self.count == self.places.len()
+    }
+
     /// Whether a place was not seen before, as far as is remembered; it is from now on.
     pub(super) fn is_new(&mut self, place: usize) -> bool {
         if self.places[..self.count].contains(&place) {
@@ -128,6 +133,13 @@ mod tests {
         met.sort_unstable();
         assert_eq!(met, (0..10).collect::<Vec<_>>());
         assert_eq!(Ring::new(std::iter::empty()).walk(7).next(), None);
+    }
+
+    #[test]
+    fn a_walk_among_many_is_short() {
+        let ring = Ring::new(addresses(1..401).into_iter());
+        assert_eq!(ring.walk(7).collect::<std::collections::BTreeSet<_>>().len(), ring.walk(7).count());
+        assert_eq!(ring.walk(7).count(), 16);
     }
 
     #[test]

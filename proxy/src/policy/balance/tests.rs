@@ -290,3 +290,42 @@ fn an_endpoint_that_is_ill_is_passed_over_unless_all_are() {
         assert_eq!(seen(None).len(), 3, "{algorithm}: none is well, so all are used");
     }
 }
+
+#[test]
+fn a_retry_goes_to_a_new_endpoint_rather_than_back_to_the_one_that_failed() {
+    let now = Instant::now();
+    for balancing in [
+        serde_json::json!({"algorithm": "RoundRobin"}),
+        serde_json::json!({"algorithm": "PeakEwma"}),
+        serde_json::json!({"algorithm": "Hash", "hash": {"header": "x-user"}}),
+    ] {
+        let policy = serde_json::from_value(balancing.clone()).unwrap();
+        let list = list(2, now);
+        list[1].load.warm_up(Duration::from_secs(30), now);
+        let endpoints = Endpoints::new(list, Some(&policy));
+        let failed = ([127, 0, 0, 1], 1).into();
+        for key in 0..500 {
+            let chosen = endpoints.next(Some(scatter(key)), Some(failed), now, None).unwrap();
+            assert_eq!(chosen.endpoint.address.port(), 2, "{balancing}");
+        }
+    }
+}
+
+#[test]
+fn a_key_whose_many_endpoints_all_refuse_asks_each_of_them_about_once() {
+    let now = Instant::now();
+    let counts = Arc::new(breaker::Counts::default());
+    let limits = breaker::Limits {
+        force: Some(firebreak_crds::spec::Force::Open),
+        ..breaker::Limits::from(&CircuitBreaker::default())
+    };
+    let mut list = list(400, now);
+    for endpoint in &mut list {
+        endpoint.breaker = Some(Breaker::new(limits, Arc::clone(&counts), now));
+    }
+    let policy =
+        serde_json::from_value(serde_json::json!({"algorithm": "Hash", "hash": {"header": "x-user"}})).unwrap();
+    let endpoints = Endpoints::new(list, Some(&policy));
+    assert!(endpoints.next(Some(7), None, now, None).is_err());
+    assert!((400..450).contains(&counts.refused()), "{}", counts.refused());
+}
