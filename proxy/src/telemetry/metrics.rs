@@ -79,6 +79,16 @@ pub struct Breakers {
     pub endpoints: Vec<Endpoint>,
 }
 
+/// Failures by reason and by [`BLAMED`].
+#[derive(Debug)]
+struct Failures([[Counter; BLAMED.len()]; REASONS.len()]);
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Default::default()))
+    }
+}
+
 /// One worker's counts, on cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -86,7 +96,7 @@ pub struct Shard {
     requests: [[Counter; CODES.len()]; FATES.len()],
     attempts: [Counter; ATTEMPT_OUTCOMES.len()],
     /// By reason, and by [`BLAMED`].
-    failures: [[Counter; BLAMED.len()]; REASONS.len()],
+    failures: Failures,
     /// Duration of whole requests.
     pub duration: Histogram,
     /// Retries that the budget did not allow.
@@ -189,7 +199,7 @@ impl Shard {
     /// Counts the reason of a request that failed, and whose problem it is.
     pub fn failure(&self, reason: Reason, domain: Domain) {
         let blamed = BLAMED.iter().position(|blamed| *blamed == Some(domain)).unwrap_or_default();
-        self.failures[reason as usize][blamed].increment();
+        self.failures.0[reason as usize][blamed].increment();
     }
 }
 
@@ -242,7 +252,7 @@ impl CalleeMetrics {
 
     /// Requests that failed for this reason, by their place in [`BLAMED`], of all workers.
     pub fn failures(&self, reason: Reason, blamed: usize) -> u64 {
-        self.sum(|shard| shard.failures[reason as usize][blamed].get())
+        self.sum(|shard| shard.failures.0[reason as usize][blamed].get())
     }
 
     /// Durations, of all workers.

@@ -64,9 +64,14 @@ async fn room(worker: &Worker, callee: &Callee) -> Opened {
     }
 }
 
+/// ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL (no local port) and ENOBUFS, on Linux: what the proxy itself lacks.
+const WANTING: [i32; 5] = [12, 23, 24, 99, 105];
+
 impl From<&io::Error> for NotOpened {
     fn from(error: &io::Error) -> Self {
         let reason = match error.kind() {
+            // No fault of the callee's, and another try would need yet another of what there is none left of.
+            _ if error.raw_os_error().is_some_and(|number| WANTING.contains(&number)) => Reason::OutOfResources,
             io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
             io::ErrorKind::ConnectionReset => Reason::ConnectionReset,
@@ -79,5 +84,21 @@ impl From<&io::Error> for NotOpened {
 impl From<NotOpened> for Reason {
     fn from(not_opened: NotOpened) -> Self {
         not_opened.reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_proxy_itself_lacks_is_not_the_callees_failure() {
+        let reason = |errno| NotOpened::from(&io::Error::from_raw_os_error(errno)).reason;
+        for errno in WANTING {
+            assert_eq!(reason(errno), Reason::OutOfResources, "{errno}");
+        }
+        assert!(!Reason::OutOfResources.is_outcome() && !Reason::OutOfResources.is_unsent());
+        // ECONNREFUSED, EHOSTUNREACH
+        assert_eq!([111, 113].map(reason), [Reason::ConnectionRefused, Reason::ConnectFailed]);
     }
 }

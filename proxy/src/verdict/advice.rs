@@ -46,8 +46,8 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
     (
         Reason::ConnectFailed,
         advise(
-            "The connection could not be opened for another cause: no route, no file descriptor left.",
-            "Check routes and limits at the caller's node.",
+            "The connection could not be opened for another cause, such as no route.",
+            "Check routes at the caller's node, and `errno` in the record.",
         ),
     ),
     (
@@ -216,6 +216,14 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
             "The proxy has as many callers' connections open as its memory limit allows; this one is reset.",
             "Raise the proxy's memory limit (`config.firebreak.dev/proxy-memory-limit`): one connection takes \
              at most 48 KiB while nothing moves on it.",
+        ),
+    ),
+    (
+        Reason::OutOfResources,
+        advise(
+            "The proxy has no file descriptor, local port or memory left to open a connection with. No breaker counts it.",
+            "Look at `errno` in the record; raise the limit of open files or of local ports at the caller's node, or set \
+             `bulkhead.maxConnections`.",
         ),
     ),
     (

@@ -131,6 +131,7 @@ impl From<Reason> for Fate {
             | Reason::ProtocolError
             | Reason::UpgradeFailed
             | Reason::ResponseIncomplete
+            | Reason::OutOfResources
             | Reason::ResponseHeadTooLarge => Self::Failed,
             Reason::LoopDetected
             | Reason::TooManyConnections

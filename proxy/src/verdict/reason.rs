@@ -59,6 +59,8 @@ pub enum Reason {
     LoopDetected,
     /// The callers have as many connections open as this proxy has memory for.
     TooManyConnections,
+    /// The proxy itself has nothing left to open a connection with.
+    OutOfResources,
     /// The request's body ended or failed before it was complete.
     RequestIncomplete,
     /// What the caller sent is not HTTP.
@@ -93,7 +95,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 32] = [
+pub const REASONS: [Reason; 33] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -121,6 +123,7 @@ pub const REASONS: [Reason; 32] = [
     Reason::CallerCancelled,
     Reason::LoopDetected,
     Reason::TooManyConnections,
+    Reason::OutOfResources,
     Reason::RequestIncomplete,
     Reason::RequestMalformed,
     Reason::RequestHeadTooLarge,
@@ -201,6 +204,8 @@ static SAID: [Said; REASONS.len()] = {
             "the request is addressed to the proxy itself"),
         said("too_many_connections", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 14, Mesh,
             "the proxy has no memory for another connection"),
+        said("out_of_resources", "proxy_internal_error", S::SERVICE_UNAVAILABLE, 14, Mesh,
+            "the proxy has no file descriptor, local port or memory left for a connection"),
         said("request_incomplete", "http_request_error", S::BAD_REQUEST, 3, Caller,
             "the request's body broke off"),
         said("request_malformed", "http_request_error", S::BAD_REQUEST, 3, Caller,

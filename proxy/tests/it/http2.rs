@@ -231,7 +231,9 @@ async fn those_who_wait_for_a_connection_that_cannot_be_had_learn_it_together() 
         assert!(seen.has_reason("connect_timeout"), "{}", seen.verdict());
         assert!(seen.took < Duration::from_millis(900), "not one after the other: {:?}", seen.took);
     }
-    queued.into_iter().for_each(|task| task.abort());
+    for task in queued {
+        task.abort();
+    }
 }
 
 #[tokio::test]
