@@ -120,7 +120,7 @@ impl Call {
         let own = deadline::left(headers, self.grpc).and_then(|left| self.started.checked_add(left));
         let inherited = match self.link.direction {
             Direction::Inbound => {
-                self.entered = lineage.enter(headers, self.started, own);
+                self.entered = lineage.enter(headers, self.started, own, self.ids[1].as_ref());
                 None
             }
             Direction::Outbound => {
@@ -134,6 +134,15 @@ impl Call {
         let travelling = [own, inherited].into_iter().flatten().min();
         let travelling = travelling.map(|at| End { at, reason: Reason::DeadlineExceeded });
         self.request_end = nearest(by_policy, travelling);
+    }
+
+    /// What is left of its time at `now`, as its callee is told: without the time by which a proxy outwaits its caller, which would
+    /// add up from one to the next.
+    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+        let end = self.request_end?;
+        let outwaited = self.link.direction == Direction::Inbound && end.reason == Reason::DeadlineExceeded;
+        let left = end.at.saturating_duration_since(now);
+        Some(if outwaited { left.saturating_sub(LAST_WORD) } else { left })
     }
 
     /// Begins its span, if it is sampled. A trace that begins here is known in the record by its id.

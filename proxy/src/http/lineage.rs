@@ -93,15 +93,16 @@ impl Default for Lineage {
 }
 
 impl Lineage {
-    /// A caller's request begins. `None` if nothing of it can concern other calls. One that has only a trace is entered too, so that
+    /// A caller's request begins, of the trace `traceparent`, which may begin here. `None` if nothing of it can concern other calls. One that has only a trace is entered too, so that
     /// its calls do not inherit from another of the same trace.
     pub fn enter(
         self: &Arc<Self>,
         headers: &HeaderMap,
         arrived: Instant,
         deadline: Option<Instant>,
+        traceparent: Option<&HeaderValue>,
     ) -> Option<Entered> {
-        let (attempt, trace) = (headers.get(FIREBREAK_ATTEMPT), trace(headers));
+        let (attempt, trace) = (headers.get(FIREBREAK_ATTEMPT), traceparent.and_then(trace_of));
         if attempt.is_none() && deadline.is_none() && trace.is_none() {
             return None;
         }

@@ -334,8 +334,8 @@ impl Sending<'_> {
             let label = label.or_else(|| lineage::unrepeated(self.call.on_behalf));
             headers.extend(label.map(|label| (FIREBREAK_ATTEMPT, label)));
         }
-        if let Some(end) = self.call.request_end {
-            deadline::tell(headers, self.call.grpc, end.at.saturating_duration_since(Instant::now()));
+        if let Some(left) = self.call.time_left(Instant::now()) {
+            deadline::tell(headers, self.call.grpc, left);
         }
     }
 

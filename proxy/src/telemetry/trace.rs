@@ -106,8 +106,12 @@ impl Trace {
             Form::B3 => set(B3, format!("{:032x}-{span:016x}-1", self.id)),
             Form::B3Several => {
                 set(SPAN_ID, format!("{span:016x}"));
-                set(PARENT_ID, format!("{:016x}", self.parent.unwrap_or_default()));
                 set(SAMPLED, "1".to_owned());
+                // The parent of a try is the request's own span.
+                match if span == self.span { self.parent } else { Some(self.span) } {
+                    Some(parent) => set(PARENT_ID, format!("{parent:016x}")),
+                    None => drop(headers.remove(PARENT_ID)),
+                }
             }
         }
     }
@@ -186,6 +190,9 @@ mod tests {
             trace.tell(&mut told, trace.span_of(1));
             let next = NEVER.begin(&told).unwrap();
             assert_eq!((next.id, next.parent, next.form), (ID, Some(trace.span + 1), trace.form), "in the same form");
+            if let Some(parent) = told.get("x-b3-parentspanid") {
+                assert_eq!(parent, &format!("{:016x}", trace.span), "the request's own span, as it is exported");
+            }
             assert_eq!(
                 told.keys().filter(|name| !sampled.contains_key(*name)).count(),
                 usize::from(sampled.len() == 3)

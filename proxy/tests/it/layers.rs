@@ -291,6 +291,20 @@ async fn beside_the_callee_the_caller_has_the_last_word() {
 }
 
 #[tokio::test]
+async fn an_application_is_told_no_more_time_than_its_caller_has() {
+    let tells = Callee::start(|_, request| async move {
+        Response::new(Body::from(request.headers()["firebreak-deadline-ms"].as_bytes().to_vec()))
+    });
+    let (tells, inbound) = (tells.await, free_address());
+    let settings = Settings { redirected: vec![(inbound, Kind::Before(tells.address))], ..Settings::default() };
+    let _beside = Mesh::set(settings, &[tells.address], json!({"protocol": "Http"}), &[]);
+    let request = Request::get("/").header("host", "a").header("firebreak-deadline-ms", "5000");
+    let seen = call(inbound, request.body(Body::default()).unwrap()).await.unwrap();
+    let left: u64 = std::str::from_utf8(&seen.body).unwrap().parse().unwrap();
+    assert!((1..=5_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
 async fn of_layers_over_a_callee_that_fails_the_deepest_is_to_blame() {
     for (forwarded, domain) in [(true, "callee_dependency"), (false, "callee_app")] {
         let bottom = Callee::answering(&[503]).await;

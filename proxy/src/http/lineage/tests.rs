@@ -13,7 +13,12 @@ fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
 
 fn request(lineage: &Arc<Lineage>, trace: &'static str, attempt: &'static str, deadline: Option<Instant>) -> Entered {
     lineage
-        .enter(&headers(&[("traceparent", trace), ("firebreak-attempt", attempt)]), Instant::now(), deadline)
+        .enter(
+            &headers(&[("firebreak-attempt", attempt)]),
+            Instant::now(),
+            deadline,
+            Some(&HeaderValue::from_static(trace)),
+        )
         .unwrap()
 }
 
@@ -43,7 +48,7 @@ fn among_requests_of_one_trace_the_mildest_holds() {
     let _long = request(&lineage, CHILD, "1/3", Some(now + Duration::from_secs(1)));
     let inherited = lineage.of(&headers(&[("traceparent", ONE)]));
     assert_eq!(inherited, Inherited { deadline: Some(now + Duration::from_secs(1)), attempt: 1 });
-    let _endless = lineage.enter(&headers(&[("traceparent", ONE)]), now, None).unwrap();
+    let _endless = lineage.enter(&headers(&[]), now, None, Some(&HeaderValue::from_static(ONE))).unwrap();
     assert_eq!(lineage.of(&headers(&[("traceparent", ONE)])), Inherited::default());
 }
 
@@ -65,7 +70,7 @@ fn where_traces_are_not_forwarded_any_failure_since_counts() {
     assert!(!is_told(&after), "it failed before");
     lineage.failed(&headers(&[]));
     assert!(is_told(&after));
-    let never_retried = lineage.enter(&headers(&[]), Instant::now(), Some(Instant::now())).unwrap();
+    let never_retried = lineage.enter(&headers(&[]), Instant::now(), Some(Instant::now()), None).unwrap();
     lineage.failed(&headers(&[]));
     assert!(!is_told(&never_retried), "nobody asked");
 }
@@ -73,12 +78,12 @@ fn where_traces_are_not_forwarded_any_failure_since_counts() {
 #[test]
 fn what_concerns_no_other_call_is_not_entered() {
     let lineage = Arc::new(Lineage::default());
-    assert!(lineage.enter(&headers(&[("x-request-id", "1")]), Instant::now(), None).is_none());
+    assert!(lineage.enter(&headers(&[("x-request-id", "1")]), Instant::now(), None, None).is_none());
     let strange = headers(&[
         ("traceparent", "00-00000000000000000000000000000000-b7ad6b7169203331-01"),
         ("firebreak-attempt", "x"),
     ]);
-    let entered = lineage.enter(&strange, Instant::now(), None).unwrap();
+    let entered = lineage.enter(&strange, Instant::now(), None, strange.get("traceparent")).unwrap();
     assert_eq!((entered.origin.trace, entered.origin.attempt), (None, 0));
     assert_eq!(attempts(3), ["1/3", "2/3", "3/3"].map(HeaderValue::from_static).into());
 }
@@ -86,7 +91,7 @@ fn what_concerns_no_other_call_is_not_entered() {
 #[test]
 fn the_callee_that_failed_a_call_is_known_to_the_request_that_it_was_for() {
     let lineage = Arc::new(Lineage::default());
-    let enter = |headers: &HeaderMap| lineage.enter(headers, Instant::now(), None).unwrap();
+    let enter = |headers: &HeaderMap| lineage.enter(headers, Instant::now(), None, headers.get("traceparent")).unwrap();
     let other = enter(&headers(&[("firebreak-attempt", "1/2")]));
     let own = enter(&headers(&[("traceparent", CHILD)]));
     assert_eq!(own.dependency(), None);
