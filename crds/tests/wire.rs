@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use firebreak_crds::{
     spec::{
-        Abort, Algorithm, Backoff, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation, Duration, EjectFor,
-        Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck, HttpCheck, HttpMatch,
-        LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch, Percent, RateLimit,
-        Recovery, Retries, Route, SlowCalls, TcpCheck, Timeouts, TripOn, ValueMatch,
+        Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation,
+        Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck,
+        HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch,
+        Percent, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Timeouts, TripOn, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -240,12 +240,14 @@ fn fault() -> impl Strategy<Value = wire::Fault> {
     );
     let one = (option::of(delay), option::of(abort)).prop_map(|(delay, abort)| Fault { delay, abort });
     let end = (0i64..4_000_000_000).prop_map(|second| Timestamp::from_second(second).unwrap());
-    (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), end, duration()).prop_map(
-        |(from, matches, faults, seed, expires_at, duration)| wire::Fault {
+    let radius = option::of((1u32..1_000_000).prop_map(|max_active| BlastRadius { max_active }));
+    (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), radius, end, duration()).prop_map(
+        |(from, matches, faults, seed, blast_radius, expires_at, duration)| wire::Fault {
             from,
             matches,
             faults,
             seed,
+            blast_radius,
             expires_at,
             duration,
         },

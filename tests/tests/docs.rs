@@ -25,7 +25,7 @@ use firebreak_proxy::{
     },
     telemetry::{
         exposition,
-        metrics::{Breakers, Direction, Registry},
+        metrics::{Breakers, Direction, FaultKind, Registry},
     },
     upstream::keep_alive::SEEN,
     verdict::{AttemptOutcome, Fate, REASONS, Reason, advice::DOMAINS},
@@ -413,7 +413,9 @@ fn exposition() -> anyhow::Result<String> {
     let apart = Duration::from_secs(2);
     (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
-    registry.fault("shop/slow").delays.store(1, Relaxed);
+    let fault = registry.fault("shop/slow");
+    fault.hits[FaultKind::Delay as usize].store(1, Relaxed);
+    fault.spared.store(1, Relaxed);
     let report = Publisher::new(&registry, BTreeMap::new(), Box::new(FromConfig)).publish(br#"{"format": 1}"#);
     ensure!(report.refused.is_none(), "{report:?}");
     Ok(exposition::text(&Arc::clone(&registry))?)

@@ -59,6 +59,9 @@ pub struct FaultSpecSpec {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "kube", schemars(range(max = 9_007_199_254_740_991u64)))]
     pub seed: u64,
+    /// How much may go wrong at once. Left out: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blast_radius: Option<BlastRadius>,
     /// `true` stops the faults; their end does not move.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
@@ -127,6 +130,16 @@ pub struct Abort {
     /// The try hangs, as if no packet came back, until a clock of the policy ends it, at the latest until the fault ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blackhole: bool,
+}
+
+/// How much may go wrong at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub struct BlastRadius {
+    /// Requests that may be under the fault at the same time, in each proxy. The next one that would be hit is spared.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]
+    pub max_active: u32,
 }
 
 /// Where in the caller's proxy a fault is injected.

@@ -214,7 +214,7 @@ pub(crate) fn value_rules() -> Value {
 
 pub(crate) fn fault_spec_rules() -> Value {
     // Every field but `suspend`; an optional one may neither change nor come or go.
-    let unchanged = ["targetRefs", "from", "match", "faults", "at", "duration", "seed"]
+    let unchanged = ["targetRefs", "from", "match", "faults", "at", "duration", "seed", "blastRadius"]
         .map(|field| {
             format!(
                 "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"

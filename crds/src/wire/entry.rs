@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::spec::{
-    self, Bulkhead, CircuitBreaker, Duration, HealthCheck, HttpMatch, LabelSelector, LoadBalancing, OutlierDetection,
-    RateLimit, Retries, Route, Timeouts,
+    self, BlastRadius, Bulkhead, CircuitBreaker, Duration, HealthCheck, HttpMatch, LabelSelector, LoadBalancing,
+    OutlierDetection, RateLimit, Retries, Route, Timeouts,
 };
 
 /// What an entry says.
@@ -146,6 +146,9 @@ pub struct Fault {
     /// As the user wrote it.
     #[serde(default)]
     pub seed: u64,
+    /// As the user wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blast_radius: Option<BlastRadius>,
     /// The end, by the wall clock.
     pub expires_at: Timestamp,
     /// The longest that a proxy acts after it first saw the fault, by its own monotonic clock: a wrong wall clock cannot

@@ -60,6 +60,7 @@ pub(super) fn fault(fault: &Fault) -> Option<Entry> {
         matches: spec.matches.clone(),
         faults: spec.faults.clone(),
         seed: spec.seed,
+        blast_radius: spec.blast_radius,
         expires_at: fault.end()?,
         duration: spec.duration,
     };

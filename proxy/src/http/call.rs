@@ -20,7 +20,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Permit,
-        fault::FaultSet,
+        fault::Held,
         timeout::{End, nearest},
     },
     snapshot::{Admitted, Callee},
@@ -62,7 +62,7 @@ pub struct Call {
     /// What they were.
     pub tries: Tries,
     /// The FaultSpec that hit the last try.
-    pub fault: Option<Arc<FaultSet>>,
+    pub fault: Option<Held>,
     /// What the callee's application called in vain, as far as is known.
     pub dependency: Option<Box<str>>,
     /// Its trace, if it is sampled.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     policy::fault::{Abort, Hit, Injected, id_hash},
+    telemetry::metrics::FaultKind,
     verdict::Reason,
 };
 
@@ -24,10 +25,14 @@ impl Call {
             if is_new { head.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes) } else { correlation(&head.headers) };
         let id = known.map_or_else(|| fastrand::u64(..), id_hash);
         let hit = set.draw(id, self.attempts);
-        if hit != Hit::default() {
-            self.tries.hit(set, hit.delay);
-            self.fault = Some(set.clone());
+        if hit == Hit::default() {
+            return hit;
         }
+        self.fault = set.hold();
+        if self.fault.is_none() {
+            return Hit::default();
+        }
+        self.tries.hit(set, hit.delay);
         hit
     }
 
@@ -35,12 +40,12 @@ impl Call {
     pub async fn suffer(&self, hit: Hit) -> Option<Result<Injected, Reason>> {
         let fault = self.fault.as_ref()?;
         if let Some(delay) = hit.delay {
-            fault.count_delay();
+            fault.count(FaultKind::Delay);
             // Not beyond the fault's own end.
             sleep(delay.min(fault.remains(Instant::now()))).await;
         }
         let abort = hit.abort?;
-        fault.count_abort();
+        fault.count(FaultKind::Abort);
         Some(match abort {
             Abort::Answer(answer) => Ok(answer),
             Abort::Failure(reason) => Err(reason),

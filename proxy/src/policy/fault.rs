@@ -9,6 +9,7 @@
 //! monotonic clock: neither a wrong wall clock nor a missing operator can prolong it.
 
 use std::{
+    ops::Deref,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -18,7 +19,11 @@ use http::StatusCode;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::{route::matcher::Matcher, telemetry::metrics::FaultMetrics, verdict::Reason};
+use crate::{
+    route::matcher::Matcher,
+    telemetry::metrics::{FaultKind, FaultMetrics},
+    verdict::Reason,
+};
 
 /// A compiled FaultSpec, as far as it concerns one callee.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub struct FaultSet {
     delays: Box<[Drawn<Length>]>,
     aborts: Box<[Drawn<Abort>]>,
     seed: u64,
+    max_active: u32,
     expires_at: Timestamp,
     gone_at: Instant,
     metrics: Arc<FaultMetrics>,
@@ -81,6 +87,10 @@ pub enum Injected {
     Grpc(u8),
 }
 
+/// A FaultSpec that has hit a request, which is one of its `maxActive` until this is dropped.
+#[derive(Debug)]
+pub struct Held(Arc<FaultSet>);
+
 /// What hits one try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hit {
@@ -108,20 +118,27 @@ impl FaultSet {
             delays: delays.collect(),
             aborts: aborts.collect(),
             seed: fault.seed,
+            max_active: fault.blast_radius.map_or(u32::MAX, |radius| radius.max_active),
             expires_at: fault.expires_at,
             gone_at: seen + fault.duration.get(),
             metrics,
         }
     }
 
-    /// Counts a delay that begins.
-    pub fn count_delay(&self) {
-        self.metrics.delays.fetch_add(1, Relaxed);
+    /// Counts a fault that takes place: a try that was cut during its delay never came to its abort.
+    pub fn count(&self, kind: FaultKind) {
+        self.metrics.hits[kind as usize].fetch_add(1, Relaxed);
     }
 
-    /// Counts an abort that takes place; a try that was cut during its delay never came to it.
-    pub fn count_abort(&self) {
-        self.metrics.aborts.fetch_add(1, Relaxed);
+    /// Takes one of the places of `maxActive` for a request that was hit, or spares it. The places belong to the FaultSpec's
+    /// name: one that was suspended and goes on shares them with the requests that it hit before.
+    pub fn hold(self: &Arc<Self>) -> Option<Held> {
+        let one_more = |active: u32| active.checked_add(1).filter(|active| *active <= self.max_active);
+        if self.metrics.active.fetch_update(Relaxed, Relaxed, one_more).is_err() {
+            self.metrics.spared.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(Held(Arc::clone(self)))
     }
 
     /// Whether it still acts.
@@ -146,6 +163,20 @@ impl FaultSet {
         let word = |place| word(self.seed, place, id, attempt);
         let delays = self.delays.iter().filter_map(|fault| Some(fault.hit(word)?.what.drawn(word(fault.place))));
         Hit { delay: delays.reduce(Duration::saturating_add), abort: first(&self.aborts, word) }
+    }
+}
+
+impl Deref for Held {
+    type Target = FaultSet;
+
+    fn deref(&self) -> &FaultSet {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.metrics.active.fetch_sub(1, Relaxed);
     }
 }
 

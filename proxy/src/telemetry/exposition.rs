@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     histogram::BOUNDS,
-    metrics::{BLAMED, CODES, CalleeMetrics, Registry},
+    metrics::{BLAMED, CODES, CalleeMetrics, FAULT_KINDS, Registry},
 };
 use crate::{
     policy::{
@@ -252,10 +252,22 @@ impl Exposed {
     fn faults(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Tries hit by a FaultSpec, by kind of fault";
         let mut metric = encoder.encode_descriptor("fault_injected", help, None, MetricType::Counter)?;
-        for (name, fault) in self.0.faults() {
-            for (kind, hits) in [("delay", &fault.delays), ("abort", &fault.aborts)] {
-                count(&mut metric, &vec![("fault", &*name), ("kind", kind)], hits.load(Relaxed))?;
+        let faults = self.0.faults();
+        for (name, fault) in &faults {
+            for kind in FAULT_KINDS {
+                let hits = fault.hits[kind as usize].load(Relaxed);
+                count(&mut metric, &vec![("fault", name), ("kind", kind.name())], hits)?;
             }
+        }
+        let help = "Tries that a FaultSpec spared, because as many requests as it may hit at once were under it";
+        let mut metric = encoder.encode_descriptor("fault_spared", help, None, MetricType::Counter)?;
+        for (name, fault) in &faults {
+            count(&mut metric, &vec![("fault", name)], fault.spared.load(Relaxed))?;
+        }
+        let help = "Requests that are under a FaultSpec now";
+        let mut metric = encoder.encode_descriptor("fault_active", help, None, MetricType::Gauge)?;
+        for (name, fault) in &faults {
+            gauge(&mut metric, &vec![("fault", name)], u64::from(fault.active.load(Relaxed)))?;
         }
         Ok(())
     }

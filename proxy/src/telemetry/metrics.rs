@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -118,11 +118,25 @@ pub struct Shard {
 /// What is counted about a FaultSpec. Faults are rare, so workers share the counters.
 #[derive(Debug, Default)]
 pub struct FaultMetrics {
-    /// Delays injected.
-    pub delays: AtomicU64,
-    /// Aborts injected.
-    pub aborts: AtomicU64,
+    /// Tries hit, by kind.
+    pub hits: [AtomicU64; FAULT_KINDS.len()],
+    /// Tries that would have been hit and were not, because `maxActive` requests were already.
+    pub spared: AtomicU64,
+    /// Requests that are under the fault now.
+    pub active: AtomicU32,
 }
+
+/// The kinds of faults, as the fields of a FaultSpec name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A pause before the try.
+    Delay,
+    /// An end instead of the try.
+    Abort,
+}
+
+/// All kinds, for tables indexed by `FaultKind as usize`.
+pub const FAULT_KINDS: [FaultKind; 2] = [FaultKind::Delay, FaultKind::Abort];
 
 /// What is counted about the config.
 #[derive(Debug, Default)]
@@ -179,6 +193,16 @@ impl Direction {
         match self {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
+        }
+    }
+}
+
+impl FaultKind {
+    /// The word itself, as it stands in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Abort => "abort",
         }
     }
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use http::Request;
 use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::Instant};
 
 use super::support::{Callee, Mesh, call_h2, counts, h2_request};
 
@@ -238,4 +239,52 @@ async fn of_two_faults_one_acts_on_a_request() {
     // When the first ends, the second has its requests too.
     mesh.change(|config| drop(config["entries"].as_array_mut().unwrap().pop()));
     assert_eq!(mesh.send(Request::get("/").header("x-test-user", "qa-7")).await.status, 503);
+}
+
+/// Waits until the metrics say so of the FaultSpec.
+async fn says(mesh: &Mesh, metric: &str, value: u64) {
+    let (deadline, line) =
+        (Instant::now() + Duration::from_secs(5), format!("{metric}{{fault=\"shop/test\"}} {value}\n"));
+    while !mesh.metrics().await.contains(&line) {
+        assert!(Instant::now() < deadline, "{line}: {}", mesh.metrics().await);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_blast_radius_requests_are_spared_whichever_worker_has_them() {
+    let callee = Callee::answering(&[200]).await;
+    let mut hole = fault(json!([{"abort": {"percent": 100, "blackhole": true}}]));
+    hole["blastRadius"] = json!({"maxActive": 3});
+    let entries = [("FaultSpec", hole)];
+    let mesh = Mesh::on(2, &[callee.address], json!({"protocol": "Http"}), &entries);
+    let address = mesh.address;
+    let hit = JoinSet::from_iter((0..3).map(|_| call_h2(address, h2_request("/"))));
+    says(&mesh, "firebreak_fault_active", 3).await;
+    for _ in 0..4 {
+        assert_eq!(mesh.get("/").await.status, 200, "a fourth one is not hit");
+        assert_eq!(call_h2(address, h2_request("/")).await.unwrap().status, 200);
+    }
+    says(&mesh, "firebreak_fault_spared_total", 8).await;
+    assert!(mesh.metrics().await.contains("firebreak_fault_injected_total{fault=\"shop/test\",kind=\"abort\"} 3\n"));
+    // Whoever leaves makes room.
+    drop(hit);
+    says(&mesh, "firebreak_fault_active", 0).await;
+    let again = tokio::spawn(call_h2(address, h2_request("/")));
+    says(&mesh, "firebreak_fault_active", 1).await;
+    again.abort();
+}
+
+#[tokio::test]
+async fn a_request_whose_tries_are_all_hit_takes_one_place() {
+    let callee = Callee::answering(&[200]).await;
+    let mut abort = fault(json!([{"abort": {"percent": 100, "httpStatus": 503}}]));
+    abort["blastRadius"] = json!({"maxActive": 1});
+    let retries = json!({"maxRetries": 2, "conditions": ["5xx"], "backoff": {"base": "1ms"}});
+    let mesh = mesh(&callee, json!({"retries": retries}), abort);
+    let seen = mesh.get("/").await;
+    assert!(seen.status == 503 && seen.verdict().contains("firebreak-attempts=3;"), "{}", seen.verdict());
+    says(&mesh, "firebreak_fault_active", 0).await;
+    assert!(!mesh.metrics().await.contains("firebreak_fault_spared_total{"), "none was spared");
+    assert_eq!(callee.requests(), 0);
 }
