@@ -9,7 +9,7 @@ use firebreak_crds::{
         Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation,
         Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck,
         HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch,
-        Percent, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Timeouts, TripOn, ValueMatch,
+        Percent, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Timeouts, TripOn, Truncate, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -227,18 +227,24 @@ fn fault() -> impl Strategy<Value = wire::Fault> {
     let length = || option::of(duration());
     let delay = (percent(), length(), length(), length(), length(), length())
         .prop_map(|(percent, fixed, min, max, p50, p99)| Delay { percent, fixed, min, max, p50, p99 });
-    let ends = (any::<bool>(), any::<bool>(), any::<bool>());
+    let ends = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let abort = (percent(), option::of(400u16..600), option::of(1u8..=16), ends).prop_map(
-        |(percent, http_status, grpc_status, (reset, refuse, blackhole))| Abort {
+        |(percent, http_status, grpc_status, (reset, refuse, blackhole, reset_after_headers))| Abort {
             percent,
             http_status,
             grpc_status,
             reset,
             refuse,
             blackhole,
+            reset_after_headers,
         },
     );
-    let one = (option::of(delay), option::of(abort)).prop_map(|(delay, abort)| Fault { delay, abort });
+    let truncate = (percent(), any::<u64>()).prop_map(|(percent, after_bytes)| Truncate { percent, after_bytes });
+    let one = (option::of(delay), option::of(abort), option::of(truncate)).prop_map(|(delay, abort, truncate)| Fault {
+        delay,
+        abort,
+        truncate,
+    });
     let end = (0i64..4_000_000_000).prop_map(|second| Timestamp::from_second(second).unwrap());
     let radius = option::of((1u32..1_000_000).prop_map(|max_active| BlastRadius { max_active }));
     (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), radius, end, duration()).prop_map(

@@ -11,5 +11,6 @@ pub mod reply;
 pub mod reply_body;
 pub mod send_body;
 pub mod serve;
+pub mod spoil;
 pub mod tries;
 pub mod upgrade;

@@ -126,7 +126,8 @@ fn faults_with_one_mistake() {
         ),
         (
             "  duration: 1m\n  faults: [{abort: {percent: 1, httpStatus: 503, reset: true}}]\n".to_owned(),
-            "9 spec.faults[0].abort: an abort is exactly one of httpStatus, grpcStatus, reset: true, refuse: true and blackhole: true",
+            "9 spec.faults[0].abort: an abort is exactly one of httpStatus, grpcStatus, reset: true, refuse: true, blackhole: true \
+             and resetAfterHeaders: true",
         ),
         ("  duration: 1m\n  faults: []\n".to_owned(), "9 spec.faults: needs at least 1 entry"),
         (

@@ -75,9 +75,12 @@ pub struct Fault {
     /// The try waits before it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Delay>,
-    /// The try is not sent; it ends as the fault says.
+    /// The try ends as the fault says; mostly it is not sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
+    /// The answer's body ends early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
 }
 
 /// A pause before a try is sent: `fixed`, or between `min` and `max`, or spread as `p50` and `p99` say.
@@ -105,7 +108,8 @@ pub struct Delay {
     pub p99: Option<Duration>,
 }
 
-/// The end of a try that is not sent: exactly one of `httpStatus`, `grpcStatus`, `reset`, `refuse` and `blackhole`.
+/// The end of a try: exactly one of `httpStatus`, `grpcStatus`, `reset`, `refuse`, `blackhole` and `resetAfterHeaders`. But for
+/// the last it is not sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
@@ -130,6 +134,21 @@ pub struct Abort {
     /// The try hangs, as if no packet came back, until a clock of the policy ends it, at the latest until the fault ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blackhole: bool,
+    /// The try is sent, and the connection is reset between the answer's headers and its body.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset_after_headers: bool,
+}
+
+/// An answer whose body ends early: the caller sees an incomplete message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub struct Truncate {
+    /// How many tries of a hundred.
+    pub percent: Percent,
+    /// So many bytes of the body come through, and nothing after them. A body that is no longer is left as it is.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 9_007_199_254_740_991u64)))]
+    pub after_bytes: u64,
 }
 
 /// How much may go wrong at once.

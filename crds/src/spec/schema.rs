@@ -238,8 +238,8 @@ pub(crate) fn fault_spec_rules() -> Value {
 
 pub(crate) fn fault_rules() -> Value {
     rules([(
-        "has(self.delay) != has(self.abort)",
-        "each entry of faults is either a delay or an abort: set one of them",
+        "(has(self.delay) ? 1 : 0) + (has(self.abort) ? 1 : 0) + (has(self.truncate) ? 1 : 0) == 1",
+        "each entry of faults is exactly one of delay, abort and truncate: write two entries for two faults",
     )])
 }
 
@@ -265,8 +265,10 @@ pub(crate) fn delay_rules() -> Value {
 pub(crate) fn abort_rules() -> Value {
     rules([(
         "(has(self.httpStatus) ? 1 : 0) + (has(self.grpcStatus) ? 1 : 0) + (has(self.reset) && self.reset ? 1 : 0) \
-         + (has(self.refuse) && self.refuse ? 1 : 0) + (has(self.blackhole) && self.blackhole ? 1 : 0) == 1",
-        "an abort is exactly one of httpStatus, grpcStatus, reset: true, refuse: true and blackhole: true",
+         + (has(self.refuse) && self.refuse ? 1 : 0) + (has(self.blackhole) && self.blackhole ? 1 : 0) \
+         + (has(self.resetAfterHeaders) && self.resetAfterHeaders ? 1 : 0) == 1",
+        "an abort is exactly one of httpStatus, grpcStatus, reset: true, refuse: true, blackhole: true and \
+         resetAfterHeaders: true",
     )])
 }
 

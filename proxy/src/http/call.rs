@@ -20,7 +20,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Permit,
-        fault::Held,
+        fault::{Held, Spoil},
         timeout::{End, nearest},
     },
     snapshot::{Admitted, Callee},
@@ -63,6 +63,8 @@ pub struct Call {
     pub tries: Tries,
     /// The FaultSpec that hit the last try.
     pub fault: Option<Held>,
+    /// What that does to the answer's body.
+    pub spoil: Option<Box<Spoil>>,
     /// What the callee's application called in vain, as far as is known.
     pub dependency: Option<Box<str>>,
     /// Its trace, if it is sampled.
@@ -96,6 +98,7 @@ impl Call {
             attempts: 0,
             tries: Tries::default(),
             fault: None,
+            spoil: None,
             dependency: None,
             trace: None,
             permit: None,

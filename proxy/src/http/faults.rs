@@ -16,7 +16,7 @@ use crate::{
 impl Call {
     /// Draws what hits the try that is about to be made.
     pub fn draw(&mut self, head: &Parts, now: Instant) -> Hit {
-        self.fault = None;
+        (self.fault, self.spoil) = (None, None);
         let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
         let Some(set) = set else { return Hit::default() };
         // Which requests are hit does not depend on which begin a trace here.
@@ -33,6 +33,7 @@ impl Call {
             return Hit::default();
         }
         self.tries.hit(set, hit.delay);
+        self.spoil = hit.spoil().map(Box::new);
         hit
     }
 

@@ -51,6 +51,8 @@ pub fn relayed(
     if let Some(reason) = reason {
         call.find_dependency(reason, &head.headers);
         call.member(reason, Some(head.status)).append_to(&mut head.headers);
+    } else if let Some(cut) = call.spoil.as_ref().and_then(|spoil| spoil.foretold(&body)) {
+        call.member(cut, Some(head.status)).append_to(&mut head.headers);
     }
     let tail = Tail::new(call, connection, upload, reason, grpc_status.is_some(), activity.zip(clocks.idle));
     Response::from_parts(head, ReplyBody::relayed(body, first, tail))

@@ -24,12 +24,13 @@ use super::{
     grpc,
     reply::{failure_of, own_trailers},
     send_body::{Activity, Upload},
+    spoil::Spoiled,
 };
 use crate::{
     net::client_stream::ends_like_a_refusal,
     policy::timeout::{End, nearest},
     upstream::send::Connection,
-    verdict::Reason,
+    verdict::{Domain, Reason},
 };
 
 /// A response's body.
@@ -61,6 +62,8 @@ struct Relay {
     body: Option<Incoming>,
     /// What was read of it before.
     first: Option<Box<Frame<Bytes>>>,
+    /// Where a fault is at it.
+    spoiled: Option<Box<Spoiled>>,
     /// Gone when the body has ended, one way or another.
     tail: Option<Tail>,
 }
@@ -157,9 +160,13 @@ impl Tail {
 
     /// The callee's answer goes no further. A gRPC call is told so by a status in its trailers, anything else by a cut.
     fn broken(mut self, reason: Reason) -> Ending {
-        // On HTTP/1 nobody would see trailers, and the part would look like the whole.
-        let trailers = (self.call.grpc && self.call.link.multiplexed).then(|| own_trailers(&self.call, reason));
+        // On HTTP/1 nobody would see trailers, and the part would look like the whole. What a fault cuts ends without a word.
+        let says_why = self.call.grpc && self.call.link.multiplexed && reason.domain() != Domain::Injected;
+        let trailers = says_why.then(|| own_trailers(&self.call, reason));
         self.call.failed(reason);
+        if reason == Reason::FaultReset {
+            self.call.link.moments.reset_at_close();
+        }
         if trailers.is_none() {
             self.call.link.cut();
         }
@@ -178,24 +185,18 @@ impl Tail {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = match self.first.take() {
-            Some(first) => Some(Ok(*first)),
-            None => ready!(Pin::new(&mut *body).poll_frame(cx)),
-        };
-        match frame {
+        match ready!(self.poll_next(cx)) {
             Some(Ok(mut frame)) => {
                 if let Some(tail) = &mut self.tail {
                     tail.moved();
                     frame.trailers_mut().into_iter().for_each(|trailers| tail.trailers(trailers));
                 }
-                if body.is_end_stream() {
+                if self.is_end_stream() {
                     self.tail.take().into_iter().for_each(Tail::finish);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => {
-                let reason = Reason::ResponseIncomplete;
+            Some(Err(reason)) => {
                 self.body = None;
                 Poll::Ready(Some(self.tail.take().map_or(Err(Broken(reason)), |tail| tail.broken(reason).frame())))
             }
@@ -206,13 +207,29 @@ impl Relay {
         }
     }
 
+    /// The callee's next frame, as far as a fault lets it pass.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        if let (Some(spoiled), Some(tail)) = (&mut self.spoiled, &self.tail) {
+            return spoiled.poll_frame(body, &tail.call, cx);
+        }
+        let next = match self.first.take() {
+            Some(first) => Some(Ok(*first)),
+            None => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        Poll::Ready(next.map(|next| next.map_err(|_| Reason::ResponseIncomplete)))
+    }
+
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.first.is_none()
+            && self.spoiled.as_ref().is_none_or(|spoiled| spoiled.is_done())
+            && self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         // The body does not count what was read before.
-        let body = self.body.as_ref().filter(|_| self.first.is_none());
+        let is_whole = self.first.is_none() && self.spoiled.as_ref().is_none_or(|spoiled| spoiled.is_done());
+        let body = self.body.as_ref().filter(|_| is_whole);
         body.map_or_else(SizeHint::default, Incoming::size_hint)
     }
 
@@ -248,7 +265,7 @@ impl Watched {
     /// Gives up what the call holds.
     fn end(&mut self, reason: Reason) -> Option<Waker> {
         let tail = self.relay.tail.take()?;
-        (self.relay.body, self.relay.first) = (None, None);
+        (self.relay.body, self.relay.first, self.relay.spoiled) = (None, None, None);
         self.ended = Some(tail.broken(reason));
         self.reader.take()
     }
@@ -289,12 +306,14 @@ impl ReplyBody {
     }
 
     /// The callee's body, with what ends with it; `first` was read of it before.
-    pub fn relayed(body: Incoming, first: Option<Box<Frame<Bytes>>>, tail: Tail) -> Self {
+    pub fn relayed(body: Incoming, mut first: Option<Box<Frame<Bytes>>>, mut tail: Tail) -> Self {
         if first.is_none() && body.is_end_stream() {
             tail.finish();
             return Self::empty();
         }
-        Kind::Relayed(Relay { body: Some(body), first, tail: Some(tail) }).into()
+        let spoil = tail.call.spoil.take();
+        let spoiled = spoil.map(|spoil| Box::new(Spoiled::new(*spoil, first.take().map(|first| *first))));
+        Kind::Relayed(Relay { body: Some(body), first, spoiled, tail: Some(tail) }).into()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

@@ -114,6 +114,11 @@ impl Link {
         if self.multiplexed { None } else { self.moments.drained() }
     }
 
+    /// Whether the caller does not take what is written to it. On HTTP/2 that says nothing about a request.
+    pub fn is_blocked(&self) -> bool {
+        !self.multiplexed && self.moments.is_blocked()
+    }
+
     /// Enters in the books what was not a request that the pipeline could take: an opaque connection, or bytes that are not
     /// HTTP. No `reason` means that it ended well.
     pub fn enter(

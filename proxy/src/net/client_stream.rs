@@ -19,6 +19,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::opaque;
 use crate::{
     http::{reply, serve::Link},
     verdict::{REASONS, Reason, proxy_status::Member},
@@ -45,6 +46,7 @@ struct Marks {
     /// The last write found no room.
     blocked: AtomicBool,
     upgraded: AtomicBool,
+    reset: AtomicBool,
 }
 
 /// A caller's connection.
@@ -105,7 +107,17 @@ impl Moments {
 
     /// Whether nothing has come that was not taken, and nothing waits for room to be written.
     pub fn is_at_rest(&self) -> bool {
-        self.marks.first_byte.load(Relaxed) == 0 && !self.marks.blocked.load(Relaxed)
+        self.marks.first_byte.load(Relaxed) == 0 && !self.is_blocked()
+    }
+
+    /// Whether the last write found no room.
+    pub fn is_blocked(&self) -> bool {
+        self.marks.blocked.load(Relaxed)
+    }
+
+    /// The connection is to end by a reset.
+    pub fn reset_at_close(&self) {
+        self.marks.reset.store(true, Relaxed);
     }
 
     fn upgraded(&self) -> bool {
@@ -207,6 +219,14 @@ fn refusal(name: &str, reason: Reason) -> String {
         body.len(),
         member.to_text()
     )
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if self.moments.marks.reset.load(Relaxed) {
+            opaque::reset(&self.stream);
+        }
+    }
 }
 
 impl AsyncRead for ClientStream {

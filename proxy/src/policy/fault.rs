@@ -16,6 +16,7 @@ use std::{
 
 use firebreak_crds::{spec, wire};
 use http::StatusCode;
+use http_body::Body;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -32,7 +33,7 @@ pub struct FaultSet {
     pub name: Box<str>,
     matchers: Box<[Matcher]>,
     delays: Box<[Drawn<Length>]>,
-    aborts: Box<[Drawn<Abort>]>,
+    ends: Box<[Drawn<End>]>,
     seed: u64,
     max_active: u32,
     expires_at: Timestamp,
@@ -67,6 +68,29 @@ const Z99: f64 = 2.326_347_874_040_841;
 /// A spread delay is at most so many times its 99th percentile: the tail of a log-normal has no end of its own.
 const LONGEST: u32 = 10;
 
+/// How a try ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Unsent(Abort),
+    Cut(Cut),
+}
+
+/// Where an answer is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Before its body.
+    AfterHeaders,
+    /// After so many bytes of its body.
+    AfterBytes(u64),
+}
+
+/// What happens to an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoil {
+    /// It ends early.
+    pub cut: Cut,
+}
+
 /// How a try ends that is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abort {
@@ -98,6 +122,8 @@ pub struct Hit {
     pub delay: Option<Duration>,
     /// Then it is not sent but ends like this.
     pub abort: Option<Abort>,
+    /// Or its answer is cut.
+    pub cut: Option<Cut>,
 }
 
 impl FaultSet {
@@ -108,15 +134,15 @@ impl FaultSet {
             let delay = fault.delay.as_ref()?;
             Some(Drawn { place, parts_per_million: delay.percent.parts_per_million(), what: Length::of(delay)? })
         });
-        let aborts = list().filter_map(|(fault, place)| {
-            let abort = fault.abort.as_ref()?;
-            Some(Drawn { place, parts_per_million: abort.percent.parts_per_million(), what: Abort::of(abort)? })
+        let ends = list().filter_map(|(fault, place)| {
+            let (percent, what) = End::of(fault)?;
+            Some(Drawn { place, parts_per_million: percent.parts_per_million(), what })
         });
         Self {
             name: name.into(),
             matchers: fault.matches.iter().map(Matcher::from).collect(),
             delays: delays.collect(),
-            aborts: aborts.collect(),
+            ends: ends.collect(),
             seed: fault.seed,
             max_active: fault.blast_radius.map_or(u32::MAX, |radius| radius.max_active),
             expires_at: fault.expires_at,
@@ -162,7 +188,12 @@ impl FaultSet {
     pub fn draw(&self, id: u64, attempt: u32) -> Hit {
         let word = |place| word(self.seed, place, id, attempt);
         let delays = self.delays.iter().filter_map(|fault| Some(fault.hit(word)?.what.drawn(word(fault.place))));
-        Hit { delay: delays.reduce(Duration::saturating_add), abort: first(&self.aborts, word) }
+        let (abort, cut) = match first(&self.ends, word) {
+            Some(End::Unsent(abort)) => (Some(abort), None),
+            Some(End::Cut(cut)) => (None, Some(cut)),
+            None => (None, None),
+        };
+        Hit { delay: delays.reduce(Duration::saturating_add), abort, cut }
     }
 }
 
@@ -219,8 +250,48 @@ impl Length {
     }
 }
 
+impl Cut {
+    /// What the failure is called that it brings about.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::AfterHeaders => Reason::FaultReset,
+            Self::AfterBytes(_) => Reason::FaultTruncate,
+        }
+    }
+}
+
+impl Spoil {
+    /// Why `body` will end early, if that is certain before a byte of it has come.
+    pub fn foretold(&self, body: &impl Body) -> Option<Reason> {
+        let is_certain = match self.cut {
+            Cut::AfterHeaders => !body.is_end_stream(),
+            Cut::AfterBytes(bytes) => body.size_hint().lower() > bytes,
+        };
+        is_certain.then_some(self.cut.reason())
+    }
+}
+
+impl Hit {
+    /// What it does to the answer's body, if it does something.
+    pub fn spoil(self) -> Option<Spoil> {
+        self.cut.map(|cut| Spoil { cut })
+    }
+}
+
+impl End {
+    /// The end that an entry stands for, with its odds; `None` for a delay, and for words of a newer version.
+    fn of(fault: &spec::Fault) -> Option<(spec::Percent, Self)> {
+        let truncate = || fault.truncate.map(|it| (it.percent, Self::Cut(Cut::AfterBytes(it.after_bytes))));
+        let abort = |abort: &spec::Abort| {
+            let after_headers = abort.reset_after_headers.then_some(Self::Cut(Cut::AfterHeaders));
+            Some((abort.percent, Abort::of(abort).map(Self::Unsent).or(after_headers)?))
+        };
+        fault.abort.as_ref().map_or_else(truncate, abort)
+    }
+}
+
 impl Abort {
-    /// `None` for words of a newer version.
+    /// `None` for a cut of the answer, and for words of a newer version.
     fn of(abort: &spec::Abort) -> Option<Self> {
         let http = abort.http_status.and_then(|status| StatusCode::from_u16(status).ok()).map(Injected::Http);
         let answer = http.or(abort.grpc_status.map(Injected::Grpc)).map(Self::Answer);

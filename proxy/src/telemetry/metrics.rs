@@ -133,10 +133,12 @@ pub enum FaultKind {
     Delay,
     /// An end instead of the try.
     Abort,
+    /// An answer whose body is cut.
+    Truncate,
 }
 
 /// All kinds, for tables indexed by `FaultKind as usize`.
-pub const FAULT_KINDS: [FaultKind; 2] = [FaultKind::Delay, FaultKind::Abort];
+pub const FAULT_KINDS: [FaultKind; 3] = [FaultKind::Delay, FaultKind::Abort, FaultKind::Truncate];
 
 /// What is counted about the config.
 #[derive(Debug, Default)]
@@ -203,6 +205,7 @@ impl FaultKind {
         match self {
             Self::Delay => "delay",
             Self::Abort => "abort",
+            Self::Truncate => "truncate",
         }
     }
 }

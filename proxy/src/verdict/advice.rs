@@ -144,7 +144,13 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
             "Nothing is broken. `firebreak-fault` names it; delete or suspend it to end it.",
         ),
     ),
-    (Reason::FaultReset, advise("A FaultSpec cut the try, as a reset would.", "As for `fault_abort`.")),
+    (
+        Reason::FaultReset,
+        advise(
+            "A FaultSpec cut the try, as a reset would: before the answer, or between its headers and its body.",
+            "As for `fault_abort`.",
+        ),
+    ),
     (
         Reason::FaultRefuse,
         advise("A FaultSpec ended the try as if nobody listened at the callee's address.", "As for `fault_abort`."),
@@ -156,6 +162,10 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
             "As for `fault_abort`; a caller without an `attempt` or `request` clock waits like that for a callee that is \
              gone without a word.",
         ),
+    ),
+    (
+        Reason::FaultTruncate,
+        advise("A FaultSpec cut the answer within its body.", "As for `fault_abort`; a retry cannot help any more."),
     ),
     (
         Reason::NoEndpoints,

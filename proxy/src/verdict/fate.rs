@@ -118,7 +118,11 @@ impl From<Reason> for Fate {
             Reason::RateLimited => Self::RefusedByRateLimit,
             Reason::BulkheadFull | Reason::BulkheadTimeout => Self::RefusedByBulkhead,
             Reason::BreakerOpen => Self::RefusedByBreaker,
-            Reason::FaultAbort | Reason::FaultReset | Reason::FaultRefuse | Reason::FaultBlackhole => Self::Injected,
+            Reason::FaultAbort
+            | Reason::FaultReset
+            | Reason::FaultRefuse
+            | Reason::FaultBlackhole
+            | Reason::FaultTruncate => Self::Injected,
             Reason::ConnectTimeout
             | Reason::ConnectionRefused
             | Reason::ConnectFailed

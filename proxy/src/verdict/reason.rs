@@ -43,6 +43,8 @@ pub enum Reason {
     FaultRefuse,
     /// A FaultSpec let the try hang until the fault itself ended.
     FaultBlackhole,
+    /// A FaultSpec cut the answer's body.
+    FaultTruncate,
     /// The callee has no endpoint.
     NoEndpoints,
     /// The callee broke the protocol.
@@ -95,7 +97,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 33] = [
+pub const REASONS: [Reason; 34] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -115,6 +117,7 @@ pub const REASONS: [Reason; 33] = [
     Reason::FaultReset,
     Reason::FaultRefuse,
     Reason::FaultBlackhole,
+    Reason::FaultTruncate,
     Reason::NoEndpoints,
     Reason::ProtocolError,
     Reason::UpgradeFailed,
@@ -188,6 +191,8 @@ static SAID: [Said; REASONS.len()] = {
             "a FaultSpec refused the connection"),
         said("fault_blackhole", "connection_timeout", S::GATEWAY_TIMEOUT, 14, Injected,
             "a FaultSpec let the try hang, and no clock ended it before the fault did"),
+        said("fault_truncate", "http_response_incomplete", S::BAD_GATEWAY, 14, Injected,
+            "a FaultSpec cut the response's body"),
         said("no_endpoints", "destination_unavailable", S::SERVICE_UNAVAILABLE, 14, CalleePlatform,
             "the callee has no endpoint"),
         said("protocol_error", "http_protocol_error", S::BAD_GATEWAY, 13, CalleeApp,
@@ -264,6 +269,7 @@ impl Reason {
                     | Self::StreamRefused
                     | Self::ProtocolError
                     | Self::FaultReset
+                    | Self::FaultTruncate
             )
     }
 

@@ -6,11 +6,11 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::support::{Callee, Mesh, call_h2, counts, h2_request};
 
-fn fault(faults: Value) -> Value {
+pub(crate) fn fault(faults: Value) -> Value {
     json!({"faults": faults, "seed": 42, "expiresAt": "2100-01-01T00:00:00Z", "duration": "10m"})
 }
 
-fn mesh(callee: &Callee, policy: Value, fault: Value) -> Mesh {
+pub(crate) fn mesh(callee: &Callee, policy: Value, fault: Value) -> Mesh {
     Mesh::with(&[callee.address], json!({"protocol": "Http"}), &[("TrafficPolicy", policy), ("FaultSpec", fault)])
 }
 

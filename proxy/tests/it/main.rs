@@ -6,6 +6,7 @@ mod balance;
 mod breakers;
 mod bulkheads;
 mod evidence;
+mod fault_bodies;
 mod faults;
 mod grpc_retries;
 mod health;
