@@ -31,7 +31,7 @@ pub use self::{
     breaker::{CircuitBreaker, FailureRate, Force, HalfOpen, OpenFor, Recovery, SlowCalls, TripOn},
     bulkhead::Bulkhead,
     duration::Duration,
-    fault::{Abort, BlastRadius, Delay, Fault, FaultSpecSpec, Position, Truncate},
+    fault::{Abort, BlastRadius, Delay, Fault, FaultSpecSpec, Position, Throttle, Truncate},
     health::{GrpcCheck, HealthCheck, HttpCheck, TcpCheck},
     matching::{HttpMatch, PathMatch, ValueMatch},
     outlier::{Deviation, EjectFor, OutlierDetection},

@@ -9,7 +9,8 @@ use firebreak_crds::{
         Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation,
         Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck,
         HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch,
-        Percent, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Timeouts, TripOn, Truncate, ValueMatch,
+        Percent, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Throttle, Timeouts, TripOn, Truncate,
+        ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -240,11 +241,10 @@ fn fault() -> impl Strategy<Value = wire::Fault> {
         },
     );
     let truncate = (percent(), any::<u64>()).prop_map(|(percent, after_bytes)| Truncate { percent, after_bytes });
-    let one = (option::of(delay), option::of(abort), option::of(truncate)).prop_map(|(delay, abort, truncate)| Fault {
-        delay,
-        abort,
-        truncate,
-    });
+    let throttle =
+        (percent(), any::<u32>()).prop_map(|(percent, bytes_per_second)| Throttle { percent, bytes_per_second });
+    let one = (option::of(delay), option::of(abort), option::of(truncate), option::of(throttle))
+        .prop_map(|(delay, abort, truncate, throttle)| Fault { delay, abort, truncate, throttle });
     let end = (0i64..4_000_000_000).prop_map(|second| Timestamp::from_second(second).unwrap());
     let radius = option::of((1u32..1_000_000).prop_map(|max_active| BlastRadius { max_active }));
     (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), radius, end, duration()).prop_map(

@@ -152,10 +152,12 @@ fn verdict(text: &mut String, record: &Record) -> std::fmt::Result {
 /// The caller has its answer, late.
 fn slowed(text: &mut String, record: &Record) -> std::fmt::Result {
     let delayed = record.tries.iter().find(|told| told.delay_ms.is_some()).and_then(|told| told.fault.as_ref());
+    // What made the only try late, if not a delay, was a throttle.
+    let by_fault = delayed.or(record.fault.as_ref().filter(|_| record.tries.len() < 2));
     line(text, "verdict", &format!("{BOLD}slowed{BOLD:#}, which counts as {}", record.fate))?;
     line(text, "means", "Nothing failed for the caller, but it waited longer than for one try.")?;
-    let next = match delayed {
-        Some(fault) => format!("FaultSpec {fault} delayed it; delete or suspend it to end that."),
+    let next = match by_fault {
+        Some(fault) => format!("FaultSpec {fault} slowed it; delete or suspend it to end that."),
         None => "Look at the tries that failed: without another they would have been the caller's failures.".to_owned(),
     };
     line(text, "next", &next)

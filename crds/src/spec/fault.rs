@@ -81,6 +81,9 @@ pub struct Fault {
     /// The answer's body ends early.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<Truncate>,
+    /// The answer's body comes slowly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<Throttle>,
 }
 
 /// A pause before a try is sent: `fixed`, or between `min` and `max`, or spread as `p50` and `p99` say.
@@ -149,6 +152,18 @@ pub struct Truncate {
     /// So many bytes of the body come through, and nothing after them. A body that is no longer is left as it is.
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 9_007_199_254_740_991u64)))]
     pub after_bytes: u64,
+}
+
+/// An answer whose body comes through as on a slow line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub struct Throttle {
+    /// How many tries of a hundred.
+    pub percent: Percent,
+    /// No more bytes of the body than these come through in a second.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub bytes_per_second: u32,
 }
 
 /// How much may go wrong at once.

@@ -238,8 +238,9 @@ pub(crate) fn fault_spec_rules() -> Value {
 
 pub(crate) fn fault_rules() -> Value {
     rules([(
-        "(has(self.delay) ? 1 : 0) + (has(self.abort) ? 1 : 0) + (has(self.truncate) ? 1 : 0) == 1",
-        "each entry of faults is exactly one of delay, abort and truncate: write two entries for two faults",
+        "(has(self.delay) ? 1 : 0) + (has(self.abort) ? 1 : 0) + (has(self.truncate) ? 1 : 0) \
+         + (has(self.throttle) ? 1 : 0) == 1",
+        "each entry of faults is exactly one of delay, abort, truncate and throttle: write two entries for two faults",
     )])
 }
 

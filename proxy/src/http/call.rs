@@ -218,7 +218,8 @@ impl Call {
             shard.failure(reason, self.domain(reason));
             self.tell_origin(reason);
         }
-        let slowed = reason.is_none() && (self.attempts > 1 || self.tries.delayed());
+        let throttled = self.spoil.as_ref().is_some_and(|spoil| spoil.rate.is_some());
+        let slowed = reason.is_none() && (self.attempts > 1 || self.tries.delayed() || throttled);
         if reason.is_some() || slowed || self.trace.is_some() {
             self.record(fate, reason, slowed);
         }

@@ -308,11 +308,13 @@ impl ReplyBody {
     /// The callee's body, with what ends with it; `first` was read of it before.
     pub fn relayed(body: Incoming, mut first: Option<Box<Frame<Bytes>>>, mut tail: Tail) -> Self {
         if first.is_none() && body.is_end_stream() {
+            // There is nothing to spoil.
+            tail.call.spoil = None;
             tail.finish();
             return Self::empty();
         }
-        let spoil = tail.call.spoil.take();
-        let spoiled = spoil.map(|spoil| Box::new(Spoiled::new(*spoil, first.take().map(|first| *first))));
+        let spoil = tail.call.spoil.as_deref().copied();
+        let spoiled = spoil.map(|spoil| Box::new(Spoiled::new(spoil, first.take().map(|first| *first))));
         Kind::Relayed(Relay { body: Some(body), first, spoiled, tail: Some(tail) }).into()
     }
 

@@ -9,6 +9,7 @@
 //! monotonic clock: neither a wrong wall clock nor a missing operator can prolong it.
 
 use std::{
+    num::NonZeroU32,
     ops::Deref,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -34,6 +35,7 @@ pub struct FaultSet {
     matchers: Box<[Matcher]>,
     delays: Box<[Drawn<Length>]>,
     ends: Box<[Drawn<End>]>,
+    throttles: Box<[Drawn<NonZeroU32>]>,
     seed: u64,
     max_active: u32,
     expires_at: Timestamp,
@@ -88,7 +90,9 @@ pub enum Cut {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spoil {
     /// It ends early.
-    pub cut: Cut,
+    pub cut: Option<Cut>,
+    /// It comes no faster than so many bytes a second.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// How a try ends that is not sent.
@@ -124,6 +128,8 @@ pub struct Hit {
     pub abort: Option<Abort>,
     /// Or its answer is cut.
     pub cut: Option<Cut>,
+    /// Its answer comes no faster than so many bytes a second.
+    pub rate: Option<NonZeroU32>,
 }
 
 impl FaultSet {
@@ -138,11 +144,17 @@ impl FaultSet {
             let (percent, what) = End::of(fault)?;
             Some(Drawn { place, parts_per_million: percent.parts_per_million(), what })
         });
+        let throttles = list().filter_map(|(fault, place)| {
+            let throttle = fault.throttle?;
+            let (parts_per_million, what) = (throttle.percent.parts_per_million(), throttle.bytes_per_second);
+            Some(Drawn { place, parts_per_million, what: NonZeroU32::new(what)? })
+        });
         Self {
             name: name.into(),
             matchers: fault.matches.iter().map(Matcher::from).collect(),
             delays: delays.collect(),
             ends: ends.collect(),
+            throttles: throttles.collect(),
             seed: fault.seed,
             max_active: fault.blast_radius.map_or(u32::MAX, |radius| radius.max_active),
             expires_at: fault.expires_at,
@@ -193,7 +205,9 @@ impl FaultSet {
             Some(End::Cut(cut)) => (None, Some(cut)),
             None => (None, None),
         };
-        Hit { delay: delays.reduce(Duration::saturating_add), abort, cut }
+        // As on the way through several lines, the slowest decides.
+        let rate = self.throttles.iter().filter_map(|fault| Some(fault.hit(word)?.what)).min();
+        Hit { delay: delays.reduce(Duration::saturating_add), abort, cut, rate }
     }
 }
 
@@ -263,18 +277,19 @@ impl Cut {
 impl Spoil {
     /// Why `body` will end early, if that is certain before a byte of it has come.
     pub fn foretold(&self, body: &impl Body) -> Option<Reason> {
-        let is_certain = match self.cut {
+        let is_certain = match self.cut? {
             Cut::AfterHeaders => !body.is_end_stream(),
             Cut::AfterBytes(bytes) => body.size_hint().lower() > bytes,
         };
-        is_certain.then_some(self.cut.reason())
+        is_certain.then_some(self.cut?.reason())
     }
 }
 
 impl Hit {
     /// What it does to the answer's body, if it does something.
     pub fn spoil(self) -> Option<Spoil> {
-        self.cut.map(|cut| Spoil { cut })
+        let spoil = Spoil { cut: self.cut, rate: self.rate };
+        (spoil.cut.is_some() || spoil.rate.is_some()).then_some(spoil)
     }
 }
 

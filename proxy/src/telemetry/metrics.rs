@@ -135,10 +135,12 @@ pub enum FaultKind {
     Abort,
     /// An answer whose body is cut.
     Truncate,
+    /// An answer whose body comes slowly.
+    Throttle,
 }
 
 /// All kinds, for tables indexed by `FaultKind as usize`.
-pub const FAULT_KINDS: [FaultKind; 3] = [FaultKind::Delay, FaultKind::Abort, FaultKind::Truncate];
+pub const FAULT_KINDS: [FaultKind; 4] = [FaultKind::Delay, FaultKind::Abort, FaultKind::Truncate, FaultKind::Throttle];
 
 /// What is counted about the config.
 #[derive(Debug, Default)]
@@ -206,6 +208,7 @@ impl FaultKind {
             Self::Delay => "delay",
             Self::Abort => "abort",
             Self::Truncate => "truncate",
+            Self::Throttle => "throttle",
         }
     }
 }

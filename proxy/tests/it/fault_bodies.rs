@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 
 use super::{
@@ -227,4 +228,82 @@ async fn the_same_answers_are_cut_in_each_run() {
     }
     assert_eq!(runs[0], runs[1]);
     assert!(runs[0].contains(&true) && runs[0].contains(&false));
+}
+
+fn throttle(rate: u32) -> serde_json::Value {
+    fault(json!([{"throttle": {"percent": 100, "bytesPerSecond": rate}}]))
+}
+
+#[tokio::test]
+async fn a_throttled_answer_takes_its_time_and_is_whole() {
+    let callee = Callee::dripping(&[b'x'; 1000], Duration::ZERO).await;
+    let mesh = mesh(&callee, json!({}), throttle(50_000));
+    for http2 in [false, true] {
+        let started = Instant::now();
+        // 20,000 bytes, of which the first hundredth of a second's worth comes at once.
+        let part = if http2 { Part::h2(&mesh, h2_request("/?20")).await } else { Part::h1(&mesh, "/?20").await };
+        let took = started.elapsed();
+        assert!(part.broke.is_none() && part.body == vec![b'x'; 20_000], "{:?}", part.broke);
+        assert!(took >= Duration::from_millis(385) && took < Duration::from_secs(2), "{took:?} instead of 0.39 s");
+    }
+    assert_eq!(mesh.fates(2).await, counts(&[("succeeded", 2)]));
+    assert!(mesh.metrics().await.contains("firebreak_fault_injected_total{fault=\"shop/test\",kind=\"throttle\"} 2\n"));
+    let records = mesh.records("", 2).await;
+    assert!(records.iter().all(|record| record["slowed"] == true && record["fault"] == "shop/test"), "{records:?}");
+}
+
+#[tokio::test]
+async fn a_throttled_grpc_call_has_its_status() {
+    let callee = grpc().await;
+    let mesh = mesh(&callee, json!({}), throttle(100));
+    let started = Instant::now();
+    let part = Part::h2(&mesh, call()).await;
+    assert_eq!((part.body.len(), part.trailers.unwrap()["grpc-status"].as_bytes()), (10, &b"0"[..]));
+    assert!(started.elapsed() >= Duration::from_millis(90), "byte for byte, ten in a tenth of a second");
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_is_not_throttled() {
+    let callee = Callee::dripping(b"", Duration::ZERO).await;
+    let mesh = mesh(&callee, json!({}), throttle(1));
+    assert!(Part::either(&mesh, "/?0").await.iter().all(|part| part.broke.is_none()));
+    assert!(!mesh.metrics().await.contains("kind=\"throttle\""));
+}
+
+#[tokio::test]
+async fn the_clocks_go_on_beside_a_throttle() {
+    let quick = Callee::dripping(&[b'x'; 1000], Duration::ZERO).await;
+    // Bytes move all the time, so only the request's own clock ends it.
+    let policy = json!({"timeouts": {"idle": "100ms", "request": "500ms"}});
+    let alone = mesh(&quick, policy, throttle(1_000));
+    for part in Part::either(&alone, "/?100").await {
+        assert!(part.body.len() > 200 && part.body.len() < 600 && part.broke.is_some(), "{}", part.body.len());
+    }
+    assert_eq!(alone.reasons(2).await, counts(&[("request_timeout", 2)]));
+    let records = alone.records("?reason=request_timeout", 2).await;
+    assert!(records.iter().all(|record| record["fault_domain"] == "injected"), "{records:?}");
+
+    // One byte a second, and a callee that falls silent.
+    let silent = Callee::dripping(b"x", Duration::from_secs(3600)).await;
+    for (callee, rate) in [(&quick, 1), (&silent, 1_000_000)] {
+        let mesh = mesh(callee, json!({"timeouts": {"idle": "100ms"}}), throttle(rate));
+        assert!(Part::either(&mesh, "/?2").await.iter().all(|part| part.broke.is_some() && part.body.len() <= 1));
+        assert_eq!(mesh.reasons(2).await, counts(&[("idle_timeout", 2)]));
+    }
+}
+
+#[tokio::test]
+async fn a_throttled_answer_can_break_off_too() {
+    let callee = Callee::dripping(&[b'x'; 1000], Duration::ZERO).await;
+    let both = json!([
+        {"throttle": {"percent": 100, "bytesPerSecond": 1_000_000}},
+        {"throttle": {"percent": 100, "bytesPerSecond": 10_000}},
+        {"truncate": {"percent": 100, "afterBytes": 1_500}},
+    ]);
+    let mesh = mesh(&callee, json!({}), fault(both));
+    let started = Instant::now();
+    let part = Part::h1(&mesh, "/?100").await;
+    assert!(part.was_cut() && part.body.len() == 1_500, "{:?} {}", part.broke, part.body.len());
+    assert!(started.elapsed() >= Duration::from_millis(140), "by the lower rate: {:?}", started.elapsed());
+    assert_eq!(mesh.reasons(1).await, counts(&[("fault_truncate", 1)]));
 }
