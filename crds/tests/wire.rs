@@ -9,8 +9,8 @@ use firebreak_crds::{
         Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation,
         Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck,
         HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch,
-        Percent, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Throttle, Timeouts, TripOn, Truncate,
-        ValueMatch,
+        Percent, Position, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Throttle, Timeouts, TripOn,
+        Truncate, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -247,11 +247,14 @@ fn fault() -> impl Strategy<Value = wire::Fault> {
         .prop_map(|(delay, abort, truncate, throttle)| Fault { delay, abort, truncate, throttle });
     let end = (0i64..4_000_000_000).prop_map(|second| Timestamp::from_second(second).unwrap());
     let radius = option::of((1u32..1_000_000).prop_map(|max_active| BlastRadius { max_active }));
-    (option::of(selector()), vec(http_match(), 0..3), vec(one, 1..4), any::<u64>(), radius, end, duration()).prop_map(
-        |(from, matches, faults, seed, blast_radius, expires_at, duration)| wire::Fault {
+    let at = select(vec![Position::Attempt, Position::Request]);
+    let what = (vec(http_match(), 0..3), vec(one, 1..4), at);
+    (option::of(selector()), what, any::<u64>(), radius, end, duration()).prop_map(
+        |(from, (matches, faults, at), seed, blast_radius, expires_at, duration)| wire::Fault {
             from,
             matches,
             faults,
+            at,
             seed,
             blast_radius,
             expires_at,

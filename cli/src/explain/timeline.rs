@@ -152,8 +152,9 @@ fn verdict(text: &mut String, record: &Record) -> std::fmt::Result {
 /// The caller has its answer, late.
 fn slowed(text: &mut String, record: &Record) -> std::fmt::Result {
     let delayed = record.tries.iter().find(|told| told.delay_ms.is_some()).and_then(|told| told.fault.as_ref());
-    // What made the only try late, if not a delay, was a throttle.
-    let by_fault = delayed.or(record.fault.as_ref().filter(|_| record.tries.len() < 2));
+    // Otherwise a throttle made the last try late, or the fault hit the whole request.
+    let is_above = record.tries.iter().all(|told| told.fault.is_none());
+    let by_fault = delayed.or(record.fault.as_ref().filter(|_| record.tries.len() < 2 || is_above));
     line(text, "verdict", &format!("{BOLD}slowed{BOLD:#}, which counts as {}", record.fate))?;
     line(text, "means", "Nothing failed for the caller, but it waited longer than for one try.")?;
     let next = match by_fault {

@@ -48,7 +48,7 @@ pub struct FaultSpecSpec {
     /// What goes wrong. Each fault is drawn independently; delays come before aborts.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 8)))]
     pub faults: Vec<Fault>,
-    /// Where it goes wrong.
+    /// Where it goes wrong. Left out: `Attempt`.
     #[serde(default)]
     pub at: Position,
     /// How long, from the moment the operator starts it. Required, at most 24h.
@@ -183,6 +183,15 @@ pub enum Position {
     /// Into each try, below retries, timeouts and bulkhead: the experiment tests the policy.
     #[default]
     Attempt,
+    /// Into the request, once, above retries, timeouts, bulkhead and breaker: the caller suffers it whatever the policy.
+    Request,
+}
+
+impl Position {
+    /// Whether it is what stands for a position that is left out.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

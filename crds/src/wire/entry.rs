@@ -8,7 +8,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::spec::{
     self, BlastRadius, Bulkhead, CircuitBreaker, Duration, HealthCheck, HttpMatch, LabelSelector, LoadBalancing,
-    OutlierDetection, RateLimit, Retries, Route, Timeouts,
+    OutlierDetection, Position, RateLimit, Retries, Route, Timeouts,
 };
 
 /// What an entry says.
@@ -143,6 +143,9 @@ pub struct Fault {
     pub matches: Vec<HttpMatch>,
     /// As the user wrote them.
     pub faults: Vec<spec::Fault>,
+    /// As the user wrote it.
+    #[serde(default, skip_serializing_if = "Position::is_default")]
+    pub at: Position,
     /// As the user wrote it.
     #[serde(default)]
     pub seed: u64,

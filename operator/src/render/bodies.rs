@@ -59,6 +59,7 @@ pub(super) fn fault(fault: &Fault) -> Option<Entry> {
         from: fault.pod_selector().cloned(),
         matches: spec.matches.clone(),
         faults: spec.faults.clone(),
+        at: spec.at,
         seed: spec.seed,
         blast_radius: spec.blast_radius,
         expires_at: fault.end()?,

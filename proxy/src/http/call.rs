@@ -5,6 +5,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use firebreak_crds::spec::Position;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, request::Parts};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ pub struct Call {
     pub callee: Arc<Callee>,
     /// Its first byte.
     pub started: Instant,
+    /// When the policy began to hold for it: then too, or when it had suffered a fault above the policy.
+    pub admitted_at: Instant,
     /// When it must be over.
     pub request_end: Option<End>,
     /// Whether it is gRPC.
@@ -91,6 +94,7 @@ impl Call {
             callee: link.callee(),
             link,
             started,
+            admitted_at: started,
             request_end: None,
             grpc: grpc::is_grpc(&head.headers),
             entered: None,
@@ -206,7 +210,10 @@ impl Call {
             None => Some(Outcome::Passed),
             Some(Reason::CalleeError | Reason::ResponseIncomplete) => Some(Outcome::Failed),
             // A stream that began to answer and outlived a clock, or whose caller does not read, says nothing of the callee.
-            Some(reason) => (reason.is_outcome() && !reason.is_clock()).then_some(Outcome::Failed),
+            Some(reason) => {
+                let is_above = self.is_hit_above() && reason.domain() == Domain::Injected;
+                (reason.is_outcome() && !reason.is_clock() && !is_above).then_some(Outcome::Failed)
+            }
         };
         let mut admitted = std::mem::take(&mut self.admitted);
         if let Some(outcome) = outcome {
@@ -218,8 +225,7 @@ impl Call {
             shard.failure(reason, self.domain(reason));
             self.tell_origin(reason);
         }
-        let throttled = self.spoil.as_ref().is_some_and(|spoil| spoil.rate.is_some());
-        let slowed = reason.is_none() && (self.attempts > 1 || self.tries.delayed() || throttled);
+        let slowed = reason.is_none() && (self.attempts > 1 || self.tries.delayed() || self.is_throttled());
         if reason.is_some() || slowed || self.trace.is_some() {
             self.record(fate, reason, slowed);
         }
@@ -230,9 +236,27 @@ impl Call {
     fn domain(&self, reason: Reason) -> Domain {
         match reason {
             Reason::CalleeError if self.dependency.is_some() => Domain::CalleeDependency,
-            reason if reason.is_clock() && self.fault.is_some() => Domain::Injected,
+            reason if self.is_late_by_fault(reason) => Domain::Injected,
             reason => reason.domain(),
         }
+    }
+
+    /// Whether a clock ran out that a fault had slowed. Above the policy only the caller's own deadline sees a delay.
+    fn is_late_by_fault(&self, reason: Reason) -> bool {
+        if !self.is_hit_above() {
+            return reason.is_clock() && self.fault.is_some();
+        }
+        let by_delay = matches!(reason, Reason::DeadlineExceeded | Reason::DeadlineSpent) && self.tries.delayed();
+        by_delay || reason.is_clock() && self.status.is_some() && self.is_throttled()
+    }
+
+    /// Whether a fault hit all of the request, above the policy.
+    pub fn is_hit_above(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| fault.at == Position::Request)
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.spoil.as_ref().is_some_and(|spoil| spoil.rate.is_some())
     }
 
     /// Looks for what the callee's application called in vain when its answer says that it failed: beside the callee that is

@@ -1,5 +1,6 @@
 //! What a FaultSpec does to a request: drawn for each try, and suffered before the try is sent.
 
+use firebreak_crds::spec::Position;
 use http::{HeaderValue, request::Parts};
 use tokio::time::{Instant, sleep};
 
@@ -14,11 +15,29 @@ use crate::{
 };
 
 impl Call {
-    /// Draws what hits the try that is about to be made.
-    pub fn draw(&mut self, head: &Parts, now: Instant) -> Hit {
+    /// Draws what hits the request, and suffers it: above the policy, whose clocks begin afterwards.
+    pub async fn suffer_above(&mut self, head: &Parts) -> Option<Result<Injected, Reason>> {
+        let hit = self.draw(head, Position::Request, Instant::now());
+        let end = self.suffer(hit).await;
+        if self.fault.is_some() {
+            self.admitted_at = Instant::now();
+        }
+        if end.is_some() {
+            // What was dialled for this request is not for the next one to answer for.
+            self.link.first_try.set(None);
+        }
+        end
+    }
+
+    /// Draws what hits the try that is about to be made, or the whole request before the first. Of the faults that are for it
+    /// one acts, where it is meant to.
+    pub fn draw(&mut self, head: &Parts, at: Position, now: Instant) -> Hit {
+        if self.is_hit_above() {
+            return Hit::default();
+        }
         (self.fault, self.spoil) = (None, None);
         let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
-        let Some(set) = set else { return Hit::default() };
+        let Some(set) = set.filter(|set| set.at == at) else { return Hit::default() };
         // Which requests are hit does not depend on which begin a trace here.
         let is_new = self.trace.as_ref().is_some_and(|trace| trace.is_new());
         let known =

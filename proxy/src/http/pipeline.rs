@@ -1,7 +1,7 @@
 //! The one function: everything that happens to a request, in order.
 //!
 //! ```text
-//! call (first byte, callee, ids) → plan (route) → bulkhead
+//! call (first byte, callee, ids) → plan (route) → fault above the policy → bulkhead
 //!  → tries under one deadline { breaker → endpoint and its breaker → fault → connection → exchange → outcome
 //!                               → wanted again? → budget → pause → budget }
 //!  → reply, whose body holds the call until its last byte → verdict → metrics, log
@@ -11,7 +11,7 @@
 
 use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use firebreak_crds::spec::defaults;
+use firebreak_crds::spec::{Position, defaults};
 use http::{Method, Request, Response, Version, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use jiff::Timestamp;
@@ -76,7 +76,14 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     call.begin_trace(&head.headers);
     let callee = Arc::clone(&call.callee);
     let plan = callee.plan(&head);
-    call.set_end(plan.clocks.request_end(call.started), &head.headers);
+    // In a box, so that requests without a fault are no larger for it.
+    let above = if callee.faults.is_empty() { None } else { Box::pin(call.suffer_above(&head)).await };
+    call.set_end(plan.clocks.request_end(call.admitted_at), &head.headers);
+    match above {
+        Some(Err(reason)) => return reply::failure(call, reason),
+        Some(Ok(answer)) => return reply::injected(call, answer),
+        None => {}
+    }
     prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
@@ -257,7 +264,7 @@ impl Sending<'_> {
         }
         let now = Instant::now();
         // A probe may take as long as the policy says, whatever the caller's own deadline.
-        let by_policy = self.plan.clocks.request_end(self.call.started);
+        let by_policy = self.plan.clocks.request_end(self.call.admitted_at);
         let end = self.plan.clocks.attempt_end(now, by_policy).map(|end| end.at);
         let key = self.call.callee.hash_key(&self.head.headers);
         let admitted = self.call.callee.admit(key, self.last_endpoint, now, end).map_err(|refused| {
@@ -344,7 +351,7 @@ impl Sending<'_> {
             return Err(reason);
         }
         if !self.call.callee.faults.is_empty() {
-            let hit = self.call.draw(self.head, now);
+            let hit = self.call.draw(self.head, Position::Attempt, now);
             if let Some(end) = self.call.suffer(hit).await {
                 return end.map(Got::Injected);
             }

@@ -25,6 +25,8 @@ pub struct Tries {
     before: Vec<Seen>,
     last: Option<Seen>,
     made: u32,
+    /// A fault made the request late before its first.
+    late: bool,
 }
 
 /// How a try ended.
@@ -69,11 +71,13 @@ impl Tries {
         }
     }
 
-    /// A fault hits it, by a delay of this length or otherwise.
+    /// A fault hits it, or the whole request before its first, by a delay of this length or otherwise.
     pub fn hit(&mut self, fault: &Arc<FaultSet>, delay: Option<Duration>) {
         if let Some(last) = &mut self.last {
             last.fault = Some(Arc::clone(fault));
             last.delay = delay;
+        } else {
+            self.late = delay.is_some();
         }
     }
 
@@ -96,9 +100,9 @@ impl Tries {
         }
     }
 
-    /// Whether a fault made the last try late.
+    /// Whether a fault made the last try late, or all of them.
     pub fn delayed(&self) -> bool {
-        self.last.as_ref().is_some_and(|last| last.delay.is_some())
+        self.late || self.last.as_ref().is_some_and(|last| last.delay.is_some())
     }
 
     /// All of them, for the record of a request that began at `started` and is over `now`.

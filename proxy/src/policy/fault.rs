@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use firebreak_crds::{spec, wire};
+use firebreak_crds::{
+    spec::{self, Position},
+    wire,
+};
 use http::StatusCode;
 use http_body::Body;
 use jiff::Timestamp;
@@ -32,6 +35,8 @@ use crate::{
 pub struct FaultSet {
     /// `namespace/name` of the FaultSpec.
     pub name: Box<str>,
+    /// Where it acts.
+    pub at: Position,
     matchers: Box<[Matcher]>,
     delays: Box<[Drawn<Length>]>,
     ends: Box<[Drawn<End>]>,
@@ -151,6 +156,7 @@ impl FaultSet {
         });
         Self {
             name: name.into(),
+            at: fault.at,
             matchers: fault.matches.iter().map(Matcher::from).collect(),
             delays: delays.collect(),
             ends: ends.collect(),
@@ -196,7 +202,7 @@ impl FaultSet {
         self.matchers.is_empty() || self.matchers.iter().any(|matcher| matcher.matches(request))
     }
 
-    /// What hits try number `attempt` (from 1) of the request with this id.
+    /// What hits try number `attempt` (from 1) of the request with this id, or all of the request (0).
     pub fn draw(&self, id: u64, attempt: u32) -> Hit {
         let word = |place| word(self.seed, place, id, attempt);
         let delays = self.delays.iter().filter_map(|fault| Some(fault.hit(word)?.what.drawn(word(fault.place))));

@@ -7,6 +7,7 @@ mod breakers;
 mod bulkheads;
 mod evidence;
 mod fault_bodies;
+mod fault_positions;
 mod faults;
 mod grpc_retries;
 mod health;
