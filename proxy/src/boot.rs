@@ -353,7 +353,11 @@ fn control(
         }
     };
     match runtime {
-        Ok(runtime) => runtime.block_on(run),
+        Ok(runtime) => {
+            runtime.block_on(run);
+            // A look-up of the collector's name may still be under way, and nobody waits for it.
+            runtime.shutdown_background();
+        }
         Err(error) => tracing::error!(%error, "the control thread could not be started"),
     }
 }

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use tokio::{
     sync::Notify,
-    time::{Instant, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use super::{pipeline, reply_body::ReplyBody};
@@ -224,6 +224,7 @@ async fn http1(link: &Rc<Link>, stream: ClientStream) -> Option<ClientStream> {
     let at_rest = Rc::strong_count(link) + 1;
     let mut connection = http1_builder().serve_connection(TokioIo::new(stream), service(link)).with_upgrades();
     let mut look = interval_at(Instant::now() + REST, REST);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = link.begun.get();
     loop {
         tokio::select! {

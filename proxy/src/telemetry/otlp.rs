@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a batch is sent before it is dropped, and the first pause; it doubles.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
+/// Most that is read of the collector's answer.
+const ANSWER: usize = 16 * 1024;
 
 /// A batch (`ExportTraceServiceRequest`).
 #[derive(Clone, PartialEq, Message)]
@@ -161,6 +163,22 @@ pub enum Value {
     /// Number.
     #[prost(int64, tag = "3")]
     Number(i64),
+}
+
+/// What the collector answers (`ExportTraceServiceResponse`).
+#[derive(Clone, PartialEq, Message)]
+struct Exported {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<PartialSuccess>,
+}
+
+/// What it did not take, and why.
+#[derive(Clone, PartialEq, Message)]
+struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    rejected_spans: i64,
+    #[prost(string, tag = "2")]
+    error_message: String,
 }
 
 /// Why a batch did not arrive.
@@ -288,34 +306,32 @@ impl Exporter {
             let _ = timeout(WAIT, fill(&mut queue, &mut batch)).await;
             let spans = std::mem::take(&mut batch);
             let count = spans.len() as u64;
-            let counter = if self.send_all(spans, &queue).await {
-                &self.registry.spans_exported
-            } else {
-                &self.registry.spans_dropped
-            };
-            counter.fetch_add(count, Relaxed);
+            let taken = count - self.send_all(spans, &queue).await.unwrap_or(count).min(count);
+            self.registry.spans_exported.fetch_add(taken, Relaxed);
+            self.registry.spans_dropped.fetch_add(count - taken, Relaxed);
         }
     }
 
-    /// Sends a batch until it has arrived, or there is no hope that it does.
-    async fn send_all(&self, spans: Vec<Span>, queue: &Receiver<Span>) -> bool {
+    /// Sends a batch until it has arrived, or there is no hope that it does. How many of its spans the collector did not take;
+    /// nothing if it did not arrive.
+    async fn send_all(&self, spans: Vec<Span>, queue: &Receiver<Span>) -> Option<u64> {
         let body = Bytes::from(self.message(spans).encode_to_vec());
         let mut pause = PAUSE;
         for attempt in 1..=TRIES {
             let error = match timeout(PATIENCE, self.send(body.clone())).await.unwrap_or(Err(NotSent::Slow)) {
-                Ok(()) => return true,
+                Ok(rejected) => return Some(rejected),
                 Err(error) => error,
             };
             // A proxy that stops has no time to wait.
             let last = attempt == TRIES || queue.is_closed() || !error.may_pass();
             if last {
                 tracing::warn!(%error, endpoint = %self.endpoint, "spans are dropped");
-                return false;
+                return None;
             }
             sleep(pause).await;
             pause *= 2;
         }
-        false
+        None
     }
 
     fn message(&self, spans: Vec<Span>) -> Export {
@@ -325,7 +341,8 @@ impl Exporter {
         Export { resource_spans: vec![ResourceSpans { resource: Some(Resource { attributes }), scope_spans }] }
     }
 
-    async fn send(&self, body: Bytes) -> Result<(), NotSent> {
+    /// How many spans the collector did not take of a batch that it has got.
+    async fn send(&self, body: Bytes) -> Result<u64, NotSent> {
         let host = self.endpoint.host().unwrap_or_default();
         let address = (host.trim_matches(['[', ']']), self.endpoint.port_u16().unwrap_or(80));
         let stream = TcpStream::connect(address).await?;
@@ -340,10 +357,28 @@ impl Exporter {
             .header(header::HOST, self.endpoint.authority().map_or(host, |authority| authority.as_str()))
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .body(Full::new(body))?;
-        let answer = sender.send_request(request).await;
+        let answer = async {
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            // What cannot be read of an answer that says that all is well rejects nothing.
+            let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+            Ok::<_, hyper::Error>((status, body.map(Collected::to_bytes).unwrap_or_default()))
+        };
+        let answer = answer.await;
         connection.abort();
-        let status = answer?.status();
-        if status.is_success() { Ok(()) } else { Err(NotSent::Refused(status)) }
+        let (status, body) = answer?;
+        if !status.is_success() {
+            return Err(NotSent::Refused(status));
+        }
+        let partial = Exported::decode(body).ok().and_then(|exported| exported.partial_success).unwrap_or_default();
+        if partial.rejected_spans > 0 {
+            tracing::warn!(
+                rejected = partial.rejected_spans,
+                why = partial.error_message,
+                "the collector took only a part"
+            );
+        }
+        Ok(u64::try_from(partial.rejected_spans).unwrap_or_default())
     }
 }
 

@@ -154,6 +154,24 @@ async fn a_trace_that_begins_here_is_known_and_one_that_simply_succeeds_leaves_n
 }
 
 #[tokio::test]
+async fn spans_that_a_collector_does_not_take_do_not_count_as_exported() {
+    // ExportTraceServiceResponse: one span was rejected, and why.
+    let answer: &[u8] = b"\x0a\x07\x08\x01\x12\x03why";
+    let collector = Callee::start(move |_, _| async move { Response::new(Body::from(answer)) }).await;
+    let callee = Callee::answering(&[200]).await;
+    let settings = traced(&format!("http://{}", collector.address), 1.0);
+    let mesh = Mesh::set(settings, &[callee.address], json!({"protocol": "Http"}), &[]);
+    mesh.get("/").await;
+    // A request and its try.
+    let registry = mesh.proxy.registry();
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    while count(&registry.spans_exported) + count(&registry.spans_dropped) < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((count(&registry.spans_exported), count(&registry.spans_dropped)), (1, 1));
+}
+
+#[tokio::test]
 async fn a_collector_that_is_gone_holds_up_nothing() {
     let callee = Callee::answering(&[200]).await;
     let mesh = Mesh::set(
