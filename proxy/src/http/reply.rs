@@ -47,6 +47,12 @@ pub fn relayed(
     call.status = Some(head.status);
     let grpc_status = call.grpc.then(|| grpc::status(&head.headers)).flatten();
     let reason = failure_of(&call, head.status, grpc_status, &head.headers);
+    // What an HTTP server answers to a gRPC call has none.
+    let owes_status = call.grpc
+        && call.link.multiplexed
+        && head.status == StatusCode::OK
+        && grpc::is_grpc(&head.headers)
+        && grpc_status.is_none();
     call.tell_layers(&mut head.headers, failing.is_some());
     if let Some(reason) = reason {
         call.find_dependency(reason, &head.headers);
@@ -54,7 +60,8 @@ pub fn relayed(
     } else if let Some(cut) = call.spoil.as_ref().and_then(|spoil| spoil.foretold(&body)) {
         call.member(cut, Some(head.status)).append_to(&mut head.headers);
     }
-    let tail = Tail::new(call, connection, upload, reason, grpc_status.is_some(), activity.zip(clocks.idle));
+    let has_status = grpc_status.is_some();
+    let tail = Tail::new(call, connection, upload, reason, has_status, activity.zip(clocks.idle), owes_status);
     Response::from_parts(head, ReplyBody::relayed(body, first, tail))
 }
 

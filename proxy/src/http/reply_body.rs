@@ -88,6 +88,8 @@ pub struct Tail {
     /// gRPC: it has come how the call ended.
     has_grpc_status: bool,
     idle: Option<(Activity, Duration)>,
+    /// Whether a gRPC status must still come: a callee that ends without one has broken off, however orderly that looks.
+    owes_status: bool,
 }
 
 /// How a body ends early.
@@ -110,7 +112,8 @@ impl Ending {
 struct Broken(Reason);
 
 impl Tail {
-    /// `reason` is why the call failed, if the response's head says that it did; `has_grpc_status`, whether that holds its status.
+    /// `reason` is why the call failed, if the response's head says that it did; `has_grpc_status`, whether that holds its status;
+    /// `owes_status`, whether it is a gRPC response that must still have one.
     pub fn new(
         call: Call,
         connection: Connection,
@@ -118,8 +121,9 @@ impl Tail {
         reason: Option<Reason>,
         has_grpc_status: bool,
         idle: Option<(Activity, Duration)>,
+        owes_status: bool,
     ) -> Self {
-        Self { call, connection, upload, reason, has_grpc_status, idle }
+        Self { call, connection, upload, reason, has_grpc_status, idle, owes_status }
     }
 
     /// The last byte has gone.
@@ -148,6 +152,10 @@ impl Tail {
     fn trailers(&mut self, trailers: &mut HeaderMap) {
         let status = if self.call.grpc { grpc::status(trailers) } else { None };
         self.has_grpc_status |= status.is_some();
+        if std::mem::take(&mut self.owes_status) && status.is_none() {
+            self.reason = Some(Reason::ResponseIncomplete);
+            trailers.extend(own_trailers(&self.call, Reason::ResponseIncomplete));
+        }
         let received = self.call.status.unwrap_or_default();
         if self.reason.is_none()
             && let Some(reason) = failure_of(&self.call, received, status, trailers)
@@ -196,15 +204,20 @@ impl Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(reason)) => {
-                self.body = None;
-                Poll::Ready(Some(self.tail.take().map_or(Err(Broken(reason)), |tail| tail.broken(reason).frame())))
-            }
-            None => {
+            None if !self.owes_status() => {
                 self.tail.take().into_iter().for_each(Tail::finish);
                 Poll::Ready(None)
             }
+            ended => {
+                let reason = ended.and_then(Result::err).unwrap_or(Reason::ResponseIncomplete);
+                self.body = None;
+                Poll::Ready(Some(self.tail.take().map_or(Err(Broken(reason)), |tail| tail.broken(reason).frame())))
+            }
         }
+    }
+
+    fn owes_status(&self) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.owes_status)
     }
 
     /// The callee's next frame, as far as a fault lets it pass.
@@ -224,6 +237,7 @@ impl Relay {
         self.first.is_none()
             && self.spoiled.as_ref().is_none_or(|spoiled| spoiled.is_done())
             && self.body.as_ref().is_none_or(Incoming::is_end_stream)
+            && !self.owes_status()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -310,8 +324,10 @@ impl ReplyBody {
         if first.is_none() && body.is_end_stream() {
             // There is nothing to spoil.
             tail.call.spoil = None;
-            tail.finish();
-            return Self::empty();
+            if !tail.owes_status {
+                tail.finish();
+                return Self::empty();
+            }
         }
         let spoil = tail.call.spoil.as_deref().copied();
         let spoiled = spoil.map(|spoil| Box::new(Spoiled::new(spoil, first.take().map(|first| *first))));

@@ -193,7 +193,7 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         Reason::ResponseIncomplete,
         advise(
             "The callee broke off its response after it had begun; the caller's connection or stream is cut \
-             too (gRPC: ended with this status).",
+             too (gRPC: ended with this status). Also a gRPC response that ends without a status.",
             "Look for crashes and restarts at the callee.",
         ),
     ),

@@ -1,10 +1,14 @@
 //! Policies on HTTP/2, where requests share connections.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use serde_json::json;
@@ -72,6 +76,32 @@ async fn a_grpc_stream_that_its_callee_breaks_off_ends_with_a_status() {
         "{trailers:?}"
     );
     assert_eq!(mesh.reasons(1).await, counts(&[("response_incomplete", 1)]));
+}
+
+#[tokio::test]
+async fn a_grpc_response_that_ends_without_a_status_gets_one() {
+    let trailers =
+        || Frame::trailers(HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("7"))]));
+    let message = || Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi"));
+    for frames in [vec![], vec![message()], vec![message(), trailers()]] {
+        let count = frames.len();
+        let frames = Arc::new(Mutex::new(frames));
+        let callee = Callee::serve(move |_, _, _| {
+            let frames: Vec<_> = frames.lock().unwrap().drain(..).map(Ok::<_, Infallible>).collect();
+            let response = Response::builder().header("content-type", "application/grpc");
+            async move { response.body(StreamBody::new(futures::stream::iter(frames))).unwrap() }
+        })
+        .await;
+        let mesh = Mesh::new(&[callee.address], json!({}));
+        let call = h2_request("/shop.Cart/Get").header("content-type", "application/grpc");
+        let seen = call_h2(mesh.address, call).await.expect("ended, not cut");
+        let trailers = seen.trailers.expect("a status in the trailers");
+        assert_eq!((seen.body.len(), &trailers["grpc-status"]), (7 * count.min(1), &HeaderValue::from_static("14")));
+        assert_eq!(trailers.get("x-sum").is_some(), count == 2, "what the callee said besides is kept");
+        let said = trailers["proxy-status"].to_str().unwrap();
+        assert!(said.contains("firebreak-reason=response_incomplete; firebreak-domain=callee_app;"), "{said}");
+        assert_eq!(mesh.reasons(1).await, counts(&[("response_incomplete", 1)]));
+    }
 }
 
 #[tokio::test]
