@@ -18,10 +18,15 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
         && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value, "upgrade"))
 }
 
-/// Bytes of a request's head as HTTP/2 counts them, but for its authority and scheme (RFC 9113, 6.5.2: 32 for each field).
+/// Bytes of a request's head as HTTP/2 counts them, but for its authority and scheme.
 pub fn size(request: &Parts) -> usize {
     let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() + path
+    fields_size(&request.headers) + path
+}
+
+/// Bytes of fields as HTTP/2 counts them (RFC 9113, 6.5.2: 32 more for each).
+pub fn fields_size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// Makes the head of a request to `destination` fit to be sent on. `peer` is appended to `X-Forwarded-For`, where the

@@ -36,7 +36,10 @@ use super::{
     traffic::{Counting, Traffic, Volume},
 };
 use crate::{
-    http::send_body::{SendBody, Source},
+    http::{
+        headers::fields_size,
+        send_body::{SendBody, Source},
+    },
     policy::{
         bulkhead::{Need, Opened, Permit},
         timeout::{Clocks, End},
@@ -60,7 +63,11 @@ const MAX_FRAME: u32 = 64 * 1024;
 const STALE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Largest head of a response, in bytes.
-const MAX_HEAD: u32 = 64 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
+
+/// HTTP/2: largest head that is read, so that one of more than [`MAX_HEAD`] can be called by its name: to the library it is a broken
+/// protocol.
+const MAX_HEAD_READ: u32 = 128 * 1024;
 
 /// A response whose head has come, and the connection on which its body is coming.
 #[derive(Debug)]
@@ -349,6 +356,9 @@ async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answ
         Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
             Ok(response) => {
                 shared.carried();
+                if fields_size(response.headers()) > MAX_HEAD {
+                    return Err(Failed::Sent(Reason::ResponseHeadTooLarge));
+                }
                 Ok(Answer::new(response, Connection::Shared(shared)))
             }
             Err(mut error) => Err(failed(error.take_message(), error.error())),
@@ -400,7 +410,7 @@ pub async fn handshake_h1(stream: TcpStream, opened: Opened, callee: &Arc<Callee
     let stream = Counting::new(stream, Arc::clone(&traffic));
     let held = Rc::clone(&opened);
     let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).max_header_size(MAX_HEAD as usize);
+    builder.preserve_header_case(true).max_header_size(MAX_HEAD);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
     tokio::task::spawn_local(async move {
         // An error here also ends the request that is under way, and is named there.
@@ -426,7 +436,7 @@ pub async fn handshake_h2(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
-        .max_header_list_size(MAX_HEAD);
+        .max_header_list_size(MAX_HEAD_READ);
     let traffic = Traffic::new(callee);
     let stream = TokioIo::new(Counting::new(stream, Arc::clone(&traffic)));
     let (sender, connection) = builder.handshake(stream).await.map_err(|error| reason(&error))?;

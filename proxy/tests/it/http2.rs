@@ -124,6 +124,27 @@ async fn a_head_that_is_too_large_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_callees_head_that_is_too_large_is_not_called_its_error() {
+    let callee = Callee::start(|_, request| async move {
+        let bytes = request.uri().query().unwrap().parse().unwrap();
+        Response::builder().header("x-long", "x".repeat(bytes)).body(Body::default()).unwrap()
+    })
+    .await;
+    let mesh = Mesh::new(&[callee.address], json!({}));
+    assert_eq!(call_h2(mesh.address, h2_request("/?10000")).await.unwrap().status, 200);
+    for path in ["/?70000", "/?125000"] {
+        let seen = call_h2(mesh.address, h2_request(path)).await.unwrap();
+        assert_eq!(seen.status, 502, "{path}");
+        assert!(
+            seen.has_reason("response_head_too_large") && seen.verdict().contains("domain=mesh"),
+            "{}",
+            seen.verdict()
+        );
+    }
+    assert_eq!((callee.requests(), callee.connections()), (3, 1), "the other streams' connection lives");
+}
+
+#[tokio::test]
 async fn streams_count_in_the_bulkhead() {
     let callee = Callee::hanging().await;
     let policy = json!({"bulkhead": {"maxRequests": 10, "maxPending": 5, "maxPendingTime": "1m"}});
