@@ -232,11 +232,14 @@ impl Call {
     }
 
     /// A fault that hit the last try is to blame for a clock that ran out, and for what it did itself; an error that the
-    /// callee answered all the same is the callee's.
+    /// callee answered all the same is the callee's. Nor is it the callee's application that was slow where the request never
+    /// left the bulkhead's queue, or its last try never had a connection.
     fn domain(&self, reason: Reason) -> Domain {
         match reason {
             Reason::CalleeError if self.dependency.is_some() => Domain::CalleeDependency,
             reason if self.is_late_by_fault(reason) => Domain::Injected,
+            reason if reason.is_clock() && self.attempts == 0 => Domain::CallerPolicy,
+            reason if reason.is_clock() && self.tries.lacked_connection() => Domain::Network,
             reason => reason.domain(),
         }
     }

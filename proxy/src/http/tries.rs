@@ -100,6 +100,11 @@ impl Tries {
         }
     }
 
+    /// Whether the last try is over and never had a connection.
+    pub fn lacked_connection(&self) -> bool {
+        self.last.as_ref().and_then(|last| last.ended).is_some_and(|ended| ended.connection.is_none())
+    }
+
     /// Whether a fault made the last try late, or all of them.
     pub fn delayed(&self) -> bool {
         self.late || self.last.as_ref().is_some_and(|last| last.delay.is_some())

@@ -384,9 +384,13 @@ pub fn reason(error: &hyper::Error) -> Reason {
     if let Some(h2) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
         return match h2.reason() {
             Some(h2::Reason::REFUSED_STREAM) => Reason::StreamRefused,
-            Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR) => {
-                Reason::ProtocolError
-            }
+            // The last is said by a callee that wants to be called by HTTP/1.1.
+            Some(
+                h2::Reason::PROTOCOL_ERROR
+                | h2::Reason::FRAME_SIZE_ERROR
+                | h2::Reason::COMPRESSION_ERROR
+                | h2::Reason::HTTP_1_1_REQUIRED,
+            ) => Reason::ProtocolError,
             _ => Reason::ConnectionReset,
         };
     }
