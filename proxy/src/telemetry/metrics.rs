@@ -46,13 +46,8 @@ pub enum Direction {
 pub const CODES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Whose problem a failure is: where a reason does not say it itself, whoever is known to be to blame.
-pub const BLAMED: [Option<Domain>; 5] = [
-    None,
-    Some(Domain::Injected),
-    Some(Domain::CalleeDependency),
-    Some(Domain::CallerPolicy),
-    Some(Domain::Network),
-];
+pub const BLAMED: [Option<Domain>; 5] =
+    [None, Some(Domain::Injected), Some(Domain::CalleeDependency), Some(Domain::CallerPolicy), Some(Domain::Network)];
 
 /// What is counted about a callee.
 #[derive(Debug)]

@@ -1,10 +1,6 @@
 //! Policies on HTTP/2, where requests share connections.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -85,9 +81,9 @@ async fn a_grpc_response_that_ends_without_a_status_gets_one() {
     let message = || Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi"));
     for frames in [vec![], vec![message()], vec![message(), trailers()]] {
         let count = frames.len();
-        let frames = Arc::new(Mutex::new(frames));
+        let frames = Arc::new(parking_lot::Mutex::new(frames));
         let callee = Callee::serve(move |_, _, _| {
-            let frames: Vec<_> = frames.lock().unwrap().drain(..).map(Ok::<_, Infallible>).collect();
+            let frames: Vec<_> = frames.lock().drain(..).map(Ok::<_, Infallible>).collect();
             let response = Response::builder().header("content-type", "application/grpc");
             async move { response.body(StreamBody::new(futures::stream::iter(frames))).unwrap() }
         })

@@ -20,14 +20,14 @@ const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const CHILD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01";
 
 /// An application between two proxies' sides, which answers what its own callee answers.
-struct Pod {
-    mesh: Mesh,
-    inbound: SocketAddr,
+pub(crate) struct Pod {
+    pub mesh: Mesh,
+    pub inbound: SocketAddr,
 }
 
 impl Pod {
     /// `calls` makes the call's headers of those of the request, after whatever time it likes to take.
-    async fn before<F>(
+    pub(crate) async fn before<F>(
         callee: SocketAddr,
         policy: Value,
         calls: impl Fn(HeaderMap) -> F + Clone + Send + Sync + 'static,
@@ -57,7 +57,7 @@ impl Pod {
     }
 }
 
-async fn forwards(headers: HeaderMap) -> HeaderMap {
+pub(crate) async fn forwards(headers: HeaderMap) -> HeaderMap {
     headers.get("traceparent").map(|_| ("traceparent".parse().unwrap(), CHILD.parse().unwrap())).into_iter().collect()
 }
 

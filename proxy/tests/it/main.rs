@@ -5,6 +5,7 @@
 mod balance;
 mod breakers;
 mod bulkheads;
+mod corpus;
 mod evidence;
 mod fault_bodies;
 mod fault_positions;
