@@ -291,5 +291,5 @@ async fn a_grpc_call_that_ends_without_a_status_has_failed() {
     let mesh = Mesh::new(&[callee.await.address], json!({}));
     let request = h2_request("/shop.Cart/Get").method("POST").header("content-type", "application/grpc");
     assert_eq!(call_h2(mesh.address, request).await.unwrap().status, 200);
-    assert_eq!(mesh.reasons(1).await, counts(&[("callee_error", 1)]));
+    assert_eq!(mesh.reasons(1).await, counts(&[("response_incomplete", 1)]));
 }
