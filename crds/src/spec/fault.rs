@@ -117,6 +117,10 @@ pub struct Delay {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = schema::abort_rules())))]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a word that users write, and a rule lets one of them be true"
+)]
 pub struct Abort {
     /// How many tries of a hundred.
     pub percent: Percent,
