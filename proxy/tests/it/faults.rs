@@ -259,7 +259,7 @@ async fn beyond_the_blast_radius_requests_are_spared_whichever_worker_has_them()
     let entries = [("FaultSpec", hole)];
     let mesh = Mesh::on(2, &[callee.address], json!({"protocol": "Http"}), &entries);
     let address = mesh.address;
-    let hit = JoinSet::from_iter((0..3).map(|_| call_h2(address, h2_request("/"))));
+    let hit = (0..3).map(|_| call_h2(address, h2_request("/"))).collect::<JoinSet<_>>();
     says(&mesh, "firebreak_fault_active", 3).await;
     for _ in 0..4 {
         assert_eq!(mesh.get("/").await.status, 200, "a fourth one is not hit");

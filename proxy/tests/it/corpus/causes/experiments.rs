@@ -1,6 +1,12 @@
 //! Failures that a FaultSpec injects.
 
-use super::{super::peers::Act::Answer, Cause, Domain, GRPC, NOT_GRPC, PLAIN, Reason, Script};
+use super::{
+    super::peers::{
+        Act::{Answer, Part},
+        Rest,
+    },
+    Cause, Domain, GRPC, HTTP1, NOT_GRPC, PLAIN, Reason, Script,
+};
 
 const INJECTED: Cause = Cause { domain: Domain::Injected, ..PLAIN };
 
@@ -46,6 +52,14 @@ pub(super) const CAUSES: &[Cause] = &[
         name: "injected refusal",
         faults: r#"[{"abort": {"percent": 100, "refuse": true}}]"#,
         reason: Reason::FaultRefuse,
+        ..INJECTED
+    },
+    Cause {
+        name: "injected end of the body",
+        on: HTTP1,
+        faults: r#"[{"truncate": {"percent": 100, "afterBytes": 1}}]"#,
+        peer: Script::Does(Part(Rest::Silence)),
+        reason: Reason::FaultTruncate,
         ..INJECTED
     },
     Cause {
