@@ -11,6 +11,7 @@ pub mod defaults;
 pub mod duration;
 pub mod fault;
 pub mod health;
+pub mod hedge;
 pub mod matching;
 pub mod outlier;
 pub mod percent;
@@ -33,6 +34,7 @@ pub use self::{
     duration::Duration,
     fault::{Abort, BlastRadius, Delay, Fault, FaultSpecSpec, Position, Throttle, Truncate},
     health::{GrpcCheck, HealthCheck, HttpCheck, TcpCheck},
+    hedge::Hedge,
     matching::{HttpMatch, PathMatch, ValueMatch},
     outlier::{Deviation, EjectFor, OutlierDetection},
     percent::Percent,
@@ -97,6 +99,9 @@ pub struct TrafficPolicySpec {
     /// When a failed try is repeated. Left out: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// When a second try is sent beside a first that is slow. Left out: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// When calls to a callee that fails are stopped, and how it is let back in. Left out: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
@@ -115,7 +120,7 @@ pub struct TrafficPolicySpec {
     /// How many requests each caller may send a callee over time. Left out: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Exceptions for some requests. The first that matches overrides `timeouts` and `retries` field by field.
+    /// Exceptions for some requests. The first that matches overrides `timeouts`, `retries` and `hedge` field by field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
     pub routes: Vec<Route>,

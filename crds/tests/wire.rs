@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use firebreak_crds::{
     spec::{
         Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation,
-        Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck,
+        Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck, Hedge,
         HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch,
         Percent, Position, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Throttle, Timeouts, TripOn,
         Truncate, ValueMatch,
@@ -193,18 +193,22 @@ fn selector() -> impl Strategy<Value = LabelSelector> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let route = (http_match(), option::of(timeouts()), option::of(retries()))
-        .prop_map(|(matches, timeouts, retries)| Route { matches, timeouts, retries });
+    let hedge = || {
+        let hedge = (option::of(duration()), option::of(percent()));
+        option::of(hedge.prop_map(|(after, max_extra_load_percent)| Hedge { after, max_extra_load_percent }))
+    };
+    let route = (http_match(), option::of(timeouts()), option::of(retries()), hedge())
+        .prop_map(|(matches, timeouts, retries, hedge)| Route { matches, timeouts, retries, hedge });
     let (breaker, bulkhead) = (option::of(circuit_breaker()), option::of(bulkhead()));
     let rate = (1u32..1_000, option::of(1u32..1_000))
         .prop_map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst });
-    let clocks = (option::of(timeouts()), option::of(retries()));
+    let clocks = (option::of(timeouts()), option::of(retries()), hedge());
     let limits = (bulkhead, option::of(rate));
     let balancing = (option::of(load_balancing()), option::of(outlier_detection()), option::of(health_check()));
     (option::of(selector()), clocks, breaker, limits, balancing, vec(route, 0..3)).prop_map(
         |(
             from,
-            (timeouts, retries),
+            (timeouts, retries, hedge),
             circuit_breaker,
             (bulkhead, rate_limit),
             (load_balancing, outlier_detection, health_check),
@@ -213,6 +217,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             from,
             timeouts,
             retries,
+            hedge,
             circuit_breaker,
             bulkhead,
             load_balancing,

@@ -1,10 +1,12 @@
 //! What happens to an HTTP request. [`pipeline`] shows the whole order; each stage is a call into one module.
 
+mod attempt;
 pub mod call;
 pub mod deadline;
 pub mod faults;
 pub mod grpc;
 pub mod headers;
+mod hedge;
 pub mod lineage;
 pub mod pipeline;
 pub mod reply;

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod bulkhead;
 pub mod fault;
 pub mod health;
+pub mod hedge;
 pub mod rate;
 pub mod retry;
 pub mod timeout;

@@ -9,16 +9,18 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use firebreak_crds::wire::Protocol;
 use hashbrown::HashMap;
-use http::{HeaderMap, request::Parts};
+use http::{HeaderMap, HeaderValue, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
+    http::lineage,
     policy::{
         balance::{Chosen, Endpoints, NoEndpoint, Placed},
         breaker::{Breaker, Outcome, Refused, Ticket},
         budget::Budget,
         bulkhead::Gate,
         fault::FaultSet,
+        hedge::{ExtraLoad, Hedge},
         rate::Rate,
         retry::Retries,
         timeout::Clocks,
@@ -95,24 +97,41 @@ pub struct Policy {
     pub name: Box<str>,
     /// Of the object that it was compiled from.
     pub generation: i64,
-    /// What retries may add, if there are retries.
-    pub budget: Option<Arc<Budget>>,
+    /// What may be added to what callers ask for, if anything may.
+    pub extra: Extra,
     base: Plan,
     routes: Box<[(Matcher, Plan)]>,
 }
 
-/// Clocks and retries of one request.
+/// What tries may be added to those that callers ask for: counted over time, and carried from snapshot to snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// If there are retries, or hedging.
+    pub budget: Option<Arc<Budget>>,
+    /// If there is hedging.
+    pub hedges: Option<Arc<ExtraLoad>>,
+}
+
+/// Clocks, retries and hedging of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The four clocks.
     pub clocks: Clocks,
-    /// Extra tries.
+    /// Extra tries after those that failed.
     pub retries: Option<Retries>,
+    /// A second try beside one that is slow.
+    pub hedge: Option<Hedge>,
+    /// What each try says of itself.
+    pub labels: Vec<HeaderValue>,
 }
 
 /// The plan where there is no policy: no clock, no retry.
-pub static TRANSPARENT: Plan =
-    Plan { clocks: Clocks { connect: None, attempt: None, request: None, idle: None }, retries: None };
+pub static TRANSPARENT: Plan = Plan {
+    clocks: Clocks { connect: None, attempt: None, request: None, idle: None },
+    retries: None,
+    hedge: None,
+    labels: Vec::new(),
+};
 
 impl Snapshot {
     /// The callee behind an address that a caller called.
@@ -133,16 +152,30 @@ impl Callee {
     }
 }
 
+impl Plan {
+    /// A plan, and how many tries a request may come to: a second one beside the first is one of those that retries allow, or one
+    /// more where there are none.
+    pub fn new(clocks: Clocks, retries: Option<Retries>, hedge: Option<Hedge>) -> Self {
+        let extra = retries.as_ref().map_or(0, |retries| retries.max).max(u32::from(hedge.is_some()));
+        let labels = if extra == 0 { Vec::new() } else { lineage::attempts(extra + 1) };
+        Self { clocks, retries, hedge, labels }
+    }
+
+    /// Whether a request may come to more than one try.
+    pub fn repeats(&self) -> bool {
+        self.retries.is_some() || self.hedge.is_some()
+    }
+
+    /// Tries that a request may come to.
+    pub fn tries(&self) -> usize {
+        self.labels.len().max(1)
+    }
+}
+
 impl Policy {
     /// A policy with its exceptions, the first match to win.
-    pub fn new(
-        name: &str,
-        generation: i64,
-        budget: Option<Arc<Budget>>,
-        base: Plan,
-        routes: Box<[(Matcher, Plan)]>,
-    ) -> Self {
-        Self { name: name.into(), generation, budget, base, routes }
+    pub fn new(name: &str, generation: i64, extra: Extra, base: Plan, routes: Box<[(Matcher, Plan)]>) -> Self {
+        Self { name: name.into(), generation, extra, base, routes }
     }
 
     fn plan(&self, request: &Parts) -> &Plan {
@@ -168,6 +201,11 @@ impl Admitted {
         let tickets = [self.service.take(), self.at_endpoint.take()];
         tickets.into_iter().flatten().for_each(|ticket| ticket.ended(outcome, now));
         self.placed.iter_mut().for_each(|placed| placed.ended(outcome, now));
+    }
+
+    /// Whether it was admitted one by one, by a breaker that is not closed.
+    pub fn is_leased(&self) -> bool {
+        [&self.service, &self.at_endpoint].into_iter().flatten().any(Ticket::is_leased)
     }
 
     fn tickets(&mut self) -> impl Iterator<Item = &mut Ticket> {

@@ -90,6 +90,11 @@ fn request_defaults() -> anyhow::Result<Vec<Vec<String>>> {
         row("body kept for another try", format!("{}KiB", defaults::REPLAY_BYTES / 1024), "REPLAY_BYTES"),
         row("wait for a gRPC status in trailers", length(defaults::TRAILERS_WAIT), "TRAILERS_WAIT"),
         row("wait that a callee may ask for before another try", length(defaults::RETRY_AFTER_MAX), "RETRY_AFTER_MAX"),
+        row(
+            "`hedge.maxExtraLoadPercent`",
+            defaults::HEDGE_MAX_EXTRA_LOAD_PERCENT.to_string(),
+            "HEDGE_MAX_EXTRA_LOAD_PERCENT",
+        ),
         row("`bulkhead.maxPending`", defaults::MAX_PENDING.to_string(), "MAX_PENDING"),
         row("`bulkhead.maxPendingTime`", length(defaults::MAX_PENDING_TIME), "MAX_PENDING_TIME"),
     ])
@@ -381,6 +386,9 @@ fn exposition() -> anyhow::Result<String> {
     for counter in [
         &shard.retries_refused,
         &shard.pushed_back,
+        &shard.hedges_sent,
+        &shard.hedges_won,
+        &shard.hedges_refused[0],
         &shard.replaced,
         &shard.given_up,
         &shard.opaque,

@@ -94,12 +94,14 @@ fn said(told: &Try) -> (Style, String) {
     let (style, outcome) = match told.outcome.as_deref() {
         None => (AnsiColor::Yellow.on_default(), "under way when the request ended"),
         Some("answered") => (Style::new(), "answered"),
+        Some("cancelled") => (Style::new(), "cancelled: the other try was faster"),
         Some(outcome) => (red, outcome),
     };
     let mut parts = vec![outcome.to_owned()];
     parts.extend(told.reason.clone());
     parts.extend(told.status.map(|status| status.to_string()));
     parts.extend(told.grpc_status.map(|status| format!("grpc-status {status}")));
+    parts.extend(told.hedge.then(|| "hedge".into()));
     parts.extend(
         told.connection_reused.map(|reused| if reused { "reused connection" } else { "new connection" }.into()),
     );
@@ -159,7 +161,9 @@ fn slowed(text: &mut String, record: &Record) -> std::fmt::Result {
     line(text, "means", "Nothing failed for the caller, but it waited longer than for one try.")?;
     let next = match by_fault {
         Some(fault) => format!("FaultSpec {fault} slowed it; delete or suspend it to end that."),
-        None => "Look at the tries that failed: without another they would have been the caller's failures.".to_owned(),
+        None => {
+            "Look at the tries that failed or were slow: without another the caller would have seen that.".to_owned()
+        }
     };
     line(text, "next", &next)
 }

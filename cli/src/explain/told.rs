@@ -57,6 +57,7 @@ pub(super) struct Record {
 #[serde(default)]
 pub(super) struct Try {
     pub(super) number: u32,
+    pub(super) hedge: bool,
     pub(super) endpoint: String,
     pub(super) started_ms: u64,
     pub(super) duration_ms: u64,

@@ -28,6 +28,8 @@ pub const REPLAY_BYTES: usize = 64 * 1024;
 pub const TRAILERS_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait before another try that a callee may ask for where no `request` clock bounds it.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+/// Second tries for each hundred requests when `hedge.maxExtraLoadPercent` is left out.
+pub const HEDGE_MAX_EXTRA_LOAD_PERCENT: u32 = 2;
 /// Requests that may wait when a bulkhead is present without `maxPending`.
 pub const MAX_PENDING: u32 = 100;
 /// How long they may wait when `maxPendingTime` is left out.

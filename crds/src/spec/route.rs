@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HttpMatch, Retries, Timeouts};
+use super::{Hedge, HttpMatch, Retries, Timeouts};
 
-/// For requests that match, other timeouts and retries. What a route leaves out stays as the policy has it.
+/// For requests that match, other timeouts, retries and hedging. What a route leaves out stays as the policy has it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = super::schema::route_rules())))]
@@ -18,4 +18,7 @@ pub struct Route {
     /// Retries that differ from the policy's. `maxRetries: 0` switches them off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// Hedging that differs from the policy's. `maxExtraLoadPercent: 0` switches it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
 }

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::{Duration, Percent, duration};
 
 /// `x-kubernetes-validations` from pairs of expression and message.
-fn rules<const N: usize>(pairs: [(&str, &str); N]) -> Value {
-    pairs.iter().map(|(rule, message)| json!({"rule": rule, "message": message})).collect()
+fn rules<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
+    pairs.into_iter().map(|(rule, message)| json!({"rule": rule, "message": message})).collect()
 }
 
 const UNIQUE_TARGETS: (&str, &str) = (
@@ -22,32 +22,80 @@ const UNIQUE_TARGETS: (&str, &str) = (
     "targetRefs names the same target twice: remove one of the two",
 );
 
+/// A duration of the policy; `absent` where it has none.
+fn of_policy(part: &str, name: &str, absent: &str) -> String {
+    format!("(has(self.{part}) && has(self.{part}.{name}) ? duration(self.{part}.{name}) : duration('{absent}'))")
+}
+
+/// A duration of a route, which inherits what it does not set: durations are compared as they will run.
+fn of_route(part: &str, name: &str, absent: &str) -> String {
+    let inherited = of_policy(part, name, absent);
+    format!("(has(r.{part}) && has(r.{part}.{name}) ? duration(r.{part}.{name}) : {inherited})")
+}
+
+/// Stands for no limit.
+const NEVER: &str = "2000000h";
+
 pub(crate) fn policy_rules() -> Value {
-    // A route inherits what it does not set, so the clocks are compared as they will run. 2000000h stands for no limit.
-    let clock = |name: &str, absent: &str| {
-        format!(
-            "(has(r.timeouts) && has(r.timeouts.{name}) ? duration(r.timeouts.{name}) : \
-             (has(self.timeouts) && has(self.timeouts.{name}) ? duration(self.timeouts.{name}) : duration('{absent}')))"
-        )
-    };
     let fits = format!(
         "!has(self.routes) || self.routes.all(r, {} <= {})",
-        clock("attempt", "0s"),
-        clock("request", "2000000h")
+        of_route("timeouts", "attempt", "0s"),
+        of_route("timeouts", "request", NEVER)
     );
-    rules([
+    let of_timeouts = [
         UNIQUE_TARGETS,
         (
             &fits,
             "a route's attempt timeout is longer than its request timeout (after inheriting what it leaves out): one try \
              could never finish; shorten attempt or lengthen request",
         ),
+    ];
+    let of_hedge = hedge_rules();
+    let of_hedge = of_hedge.iter().map(|(rule, message)| (rule.as_str(), *message));
+    let last = (
+        "has(self.timeouts) || has(self.retries) || has(self.hedge) || has(self.circuitBreaker) || has(self.bulkhead) \
+         || has(self.loadBalancing) || has(self.outlierDetection) || has(self.healthCheck) || has(self.rateLimit) \
+         || (has(self.routes) && size(self.routes) > 0)",
+        "the policy does nothing: set timeouts, retries, hedge, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit or routes",
+    );
+    rules(of_timeouts.into_iter().chain(of_hedge).chain([last]))
+}
+
+/// Rules about `hedge` that look at the timeouts too, or at what a route inherits.
+fn hedge_rules() -> [(String, &'static str); 5] {
+    let in_time = |of: fn(&str, &str, &str) -> String| {
+        let after = of("hedge", "after", "0s");
+        let ends = ["attempt", "request"].map(|name| of("timeouts", name, NEVER));
+        format!("{after} < {} && {after} < {}", ends[0], ends[1])
+    };
+    [
         (
-            "has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.bulkhead) || has(self.loadBalancing) || has(self.outlierDetection) || has(self.healthCheck) || has(self.rateLimit) || \
-             (has(self.routes) && size(self.routes) > 0)",
-            "the policy does nothing: set timeouts, retries, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit or routes",
+            "!has(self.hedge) || has(self.hedge.after)".into(),
+            "hedge.after is missing: about the 95th percentile of the callee's times is a good choice",
         ),
-    ])
+        (
+            "!has(self.hedge) || !has(self.hedge.maxExtraLoadPercent) || double(self.hedge.maxExtraLoadPercent) > 0.0"
+                .into(),
+            "hedge.maxExtraLoadPercent must be above 0: with 0 no second try is ever sent; leave hedge out",
+        ),
+        (
+            format!("!has(self.hedge) || ({})", in_time(of_policy)),
+            "hedge.after must be shorter than the attempt and request timeouts: a try would end before a second is sent",
+        ),
+        (
+            "!has(self.routes) || self.routes.all(r, !has(r.hedge) || has(r.hedge.after) || has(self.hedge))".into(),
+            "a route's hedge has no after, and there is none of the policy to inherit: set after",
+        ),
+        (
+            format!(
+                "!has(self.routes) || self.routes.all(r, (has(r.hedge) && has(r.hedge.maxExtraLoadPercent) \
+                 && double(r.hedge.maxExtraLoadPercent) == 0.0) || ({}))",
+                in_time(of_route)
+            ),
+            "a route's hedge.after must be shorter than its attempt and request timeouts (after inheriting what it leaves out): \
+             a try would end before a second is sent; set another after, or maxExtraLoadPercent: 0 for no hedging",
+        ),
+    ]
 }
 
 pub(crate) fn target_rules() -> Value {
@@ -183,7 +231,10 @@ pub(crate) fn hash_rules() -> Value {
 
 pub(crate) fn route_rules() -> Value {
     rules([
-        ("has(self.timeouts) || has(self.retries)", "the route changes nothing: set timeouts or retries"),
+        (
+            "has(self.timeouts) || has(self.retries) || has(self.hedge)",
+            "the route changes nothing: set timeouts, retries or hedge",
+        ),
         (
             "!has(self.retries) || !has(self.retries.budget)",
             "budget belongs to the policy, not to a route: it protects the callee, whichever route is taken",

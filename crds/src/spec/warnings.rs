@@ -22,7 +22,7 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
     let timeouts = policy.timeouts.clone().unwrap_or_default();
     if let Some(retries) = &policy.retries {
         found.retries("retries", retries, &timeouts);
-        found.budget(retries);
+        found.budget(retries, policy);
     }
     if let Some(breaker) = &policy.circuit_breaker {
         found.breaker(breaker, &timeouts);
@@ -115,11 +115,18 @@ impl Found {
         self.add(field, message);
     }
 
-    fn budget(&mut self, retries: &Retries) {
+    fn budget(&mut self, retries: &Retries, policy: &TrafficPolicySpec) {
         let Some(budget) = retries.budget else { return };
-        let none = budget.percent == Some(Percent::whole(0)) && budget.min_per_second == Some(0);
-        if none && retries.max() > 0 {
+        if budget.percent != Some(Percent::whole(0)) || budget.min_per_second != Some(0) {
+            return;
+        }
+        if retries.max() > 0 {
             self.add("retries.budget", "allows no retry at all: raise percent or minPerSecond, or remove retries");
+        }
+        if policy.hedge.is_some() || policy.routes.iter().any(|route| route.hedge.is_some()) {
+            let message = "allows no second try of `hedge`, which is paid from it: raise percent or minPerSecond, or remove \
+                           hedge";
+            self.add("retries.budget", message);
         }
     }
 
@@ -232,6 +239,9 @@ mod tests {
         assert_eq!(fields(json!({"retries": {"codes": [429]}})), ["retries.codes"]);
         assert_eq!(fields(json!({"retries": {"conditions": ["codes"]}})), ["retries.conditions"]);
         assert_eq!(fields(json!({"retries": {"budget": {"percent": 0, "minPerSecond": 0}}})), ["retries.budget"]);
+        let budget = json!({"maxRetries": 0, "budget": {"percent": 0, "minPerSecond": 0}});
+        assert_eq!(fields(json!({"retries": budget})), [""; 0]);
+        assert_eq!(fields(json!({"retries": budget, "hedge": {"after": "50ms"}})), ["retries.budget"]);
         let waits = json!({"timeouts": {"request": "1s"}, "bulkhead": {"maxRequests": 1, "maxPendingTime": "2s"}});
         assert_eq!(fields(waits), ["bulkhead.maxPendingTime"]);
         let hidden = json!({"routes": [

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::spec::{
-    self, BlastRadius, Bulkhead, CircuitBreaker, Duration, HealthCheck, HttpMatch, LabelSelector, LoadBalancing,
+    self, BlastRadius, Bulkhead, CircuitBreaker, Duration, HealthCheck, Hedge, HttpMatch, LabelSelector, LoadBalancing,
     OutlierDetection, Position, RateLimit, Retries, Route, Timeouts,
 };
 
@@ -108,6 +108,9 @@ pub struct Policy {
     /// As the user wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// As the user wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// As the user wrote it.
     #[serde(default, rename = "circuitBreaker", skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,

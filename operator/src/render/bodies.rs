@@ -41,6 +41,7 @@ pub(super) fn policy(policy: &Policy) -> Option<Entry> {
         from: policy.pod_selector().cloned(),
         timeouts: spec.timeouts.clone(),
         retries: spec.retries.clone(),
+        hedge: spec.hedge,
         circuit_breaker: spec.circuit_breaker.clone(),
         bulkhead: spec.bulkhead.clone(),
         load_balancing: spec.load_balancing.clone(),

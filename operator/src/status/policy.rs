@@ -135,6 +135,7 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
     let named = [
         spec.timeouts.as_ref().map(|_| "timeouts".to_owned()),
         spec.retries.as_ref().map(|_| "retries".to_owned()),
+        spec.hedge.as_ref().map(|_| "hedging".to_owned()),
         spec.circuit_breaker.as_ref().map(|_| "breaker".to_owned()),
         spec.bulkhead.as_ref().map(|_| "bulkhead".to_owned()),
         spec.load_balancing.as_ref().map(|_| "balancing".to_owned()),

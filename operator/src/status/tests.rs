@@ -184,13 +184,16 @@ fn the_table_shows_targets_and_protections() {
         "targetRefs": [{"kind": "Service", "name": "a", "sectionName": "http"},
                        {"kind": "Service", "name": "api", "namespace": "payments"},
                        {"kind": "Namespace", "name": "shop"}],
-        "retries": {}, "loadBalancing": {}, "outlierDetection": {}, "healthCheck": {"tcp": {}}, "routes": [{"match": {}, "retries": {}}],
+        "retries": {}, "hedge": {"after": "50ms"}, "loadBalancing": {}, "outlierDetection": {}, "healthCheck": {"tcp": {}}, "routes": [{"match": {}, "retries": {}}],
     });
     let world = shop([policy("shop/p", 1, spec)]);
     let (published, options) = (Published::default(), options(noon()));
     let status = Judge::new(&world, &published, &options).policy(world.policies.get(&key("shop/p")).unwrap());
     assert_eq!(status.target.as_deref(), Some("a:http, payments/api, namespace"));
-    assert_eq!(status.protections.as_deref(), Some("timeouts, retries, balancing, outliers, health checks, 1 route"));
+    assert_eq!(
+        status.protections.as_deref(),
+        Some("timeouts, retries, hedging, balancing, outliers, health checks, 1 route")
+    );
     let accepted = status.conditions.iter().find(|it| it.type_ == condition::ACCEPTED).unwrap();
     assert!(accepted.message.starts_with("the policy is valid; warning: loadBalancing has no effect in a cluster yet"));
     assert!(accepted.message.contains("; warning: outlierDetection has no effect in a cluster yet"));

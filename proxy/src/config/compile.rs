@@ -18,12 +18,13 @@ use crate::{
         bulkhead::{self, Gate},
         fault::FaultSet,
         health::Health,
+        hedge::{ExtraLoad, Hedge},
         rate::Rate,
         retry::Retries,
         timeout::Clocks,
     },
     route::matcher::Matcher,
-    snapshot::{Callee, Plan, Policy, Snapshot},
+    snapshot::{Callee, Extra, Plan, Policy, Snapshot},
     telemetry::metrics::{Breakers, CalleeMetrics, Direction, Registry},
     upstream::checker::Checked,
 };
@@ -47,7 +48,7 @@ pub struct Carried {
 struct State {
     id: u32,
     gate: Arc<Gate>,
-    budget: Option<Arc<Budget>>,
+    extra: Extra,
     breaker: Option<Arc<Breaker>>,
     rate: Option<Arc<Rate>>,
     endpoints: HashMap<SocketAddr, Endpoint>,
@@ -178,7 +179,16 @@ impl Carried {
         let gate = Gate::new(bulkhead::Limits::NONE);
         let metrics = self.registry.callee(Direction::Outbound, name, Some(port));
         metrics.watch_gate(Some(Arc::clone(&gate)));
-        State { id, gate, budget: None, breaker: None, rate: None, endpoints: HashMap::new(), peers: None, metrics }
+        State {
+            id,
+            gate,
+            extra: Extra::default(),
+            breaker: None,
+            rate: None,
+            endpoints: HashMap::new(),
+            peers: None,
+            metrics,
+        }
     }
 
     fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
@@ -261,16 +271,21 @@ impl State {
 
     fn policy(&mut self, name: &str, (generation, policy): Versioned<'_>, now: Instant) -> Policy {
         let retries = policy.retries.as_ref().or_else(|| policy.routes.iter().find_map(|route| route.retries.as_ref()));
-        let limits = retries.map(|retries| budget::Limits::from(&retries.budget.unwrap_or_default()));
-        if self.budget.as_ref().map(|budget| budget.limits()) != limits {
-            self.budget = limits.map(|limits| Arc::new(Budget::new(limits, now)));
+        let hedges = policy.hedge.is_some() || policy.routes.iter().any(|route| route.hedge.is_some());
+        // What hedging costs is paid from the budget too, which has its defaults where nothing is said of it.
+        let budget = retries.map(|retries| retries.budget.unwrap_or_default()).or(hedges.then(spec::Budget::default));
+        let limits = budget.as_ref().map(budget::Limits::from);
+        if self.extra.budget.as_ref().map(|budget| budget.limits()) != limits {
+            self.extra.budget = limits.map(|limits| Arc::new(Budget::new(limits, now)));
         }
+        let known = self.extra.hedges.take();
+        self.extra.hedges = hedges.then(|| known.unwrap_or_else(|| Arc::new(ExtraLoad::new(now))));
         let routes = policy.routes.iter().map(|route| (Matcher::from(&route.matches), route_plan(policy, route)));
         Policy::new(
             name,
             generation,
-            self.budget.clone(),
-            plan(policy.timeouts.as_ref(), policy.retries.as_ref()),
+            self.extra.clone(),
+            plan(policy.timeouts.as_ref(), policy.retries.as_ref(), policy.hedge.as_ref()),
             routes.collect(),
         )
     }
@@ -362,14 +377,19 @@ fn route_plan(policy: &wire::Policy, route: &spec::Route) -> Plan {
         (Some(base), Some(over)) => Some(base.overridden_by(over)),
         (base, over) => over.as_ref().or(base.as_ref()).cloned(),
     };
-    plan(timeouts.as_ref(), retries.as_ref())
+    let hedge = match (&policy.hedge, &route.hedge) {
+        (Some(base), Some(over)) => Some(base.overridden_by(over)),
+        (base, over) => over.or(*base),
+    };
+    plan(timeouts.as_ref(), retries.as_ref(), hedge.as_ref())
 }
 
-fn plan(timeouts: Option<&spec::Timeouts>, retries: Option<&spec::Retries>) -> Plan {
-    Plan {
-        clocks: timeouts.map(Clocks::from).unwrap_or_default(),
-        retries: retries.map(Retries::from).filter(|retries| retries.max > 0),
-    }
+fn plan(timeouts: Option<&spec::Timeouts>, retries: Option<&spec::Retries>, hedge: Option<&spec::Hedge>) -> Plan {
+    Plan::new(
+        timeouts.map(Clocks::from).unwrap_or_default(),
+        retries.map(Retries::from).filter(|retries| retries.max > 0),
+        hedge.and_then(Hedge::new),
+    )
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A call is entered in the books exactly once: when it is told its end, or, if nobody tells it, when it is dropped, which
 //! means that the caller went away. So the fates of a callee always add up to its requests.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use firebreak_crds::spec::Position;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, request::Parts};
@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    deadline, grpc,
+    deadline,
+    faults::Struck,
+    grpc,
     headers::{TRACEPARENT, X_REQUEST_ID},
     lineage::{Entered, FIREBREAK_RETRY},
     serve::Link,
@@ -21,7 +23,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Permit,
-        fault::{Held, Spoil},
+        fault::{FaultSet, Spoil},
         timeout::{End, nearest},
     },
     snapshot::{Admitted, Callee},
@@ -60,13 +62,15 @@ pub struct Call {
     pub entered: Option<Entered>,
     /// Outbound: the try of the caller's on whose behalf it is, 0 where nothing is known. A second one's calls are not retried.
     pub on_behalf: u32,
-    /// Tries made so far.
-    pub attempts: u32,
-    /// What they were.
-    pub tries: Tries,
-    /// The FaultSpec that hit the last try.
-    pub fault: Option<Held>,
-    /// What that does to the answer's body.
+    /// The tries made so far. Two of them may be under way at once.
+    pub tries: RefCell<Tries>,
+    /// Number of the try that decided, 0 while none has.
+    pub decided: u32,
+    /// The FaultSpec that hit that try, or the request before its first.
+    pub fault: Option<Arc<FaultSet>>,
+    /// All that it does, and its place among the requests that are hit at once.
+    pub struck: Option<Rc<Struck>>,
+    /// What it does to the answer's body.
     pub spoil: Option<Box<Spoil>>,
     /// What the callee's application called in vain, as far as is known.
     pub dependency: Option<Box<str>>,
@@ -99,9 +103,10 @@ impl Call {
             grpc: grpc::is_grpc(&head.headers),
             entered: None,
             on_behalf: 0,
-            attempts: 0,
-            tries: Tries::default(),
+            tries: RefCell::default(),
+            decided: 0,
             fault: None,
+            struck: None,
             spoil: None,
             dependency: None,
             trace: None,
@@ -161,12 +166,17 @@ impl Call {
         }
     }
 
-    /// Says in a request's head whose child it is: that of the try, or of the request itself beside its application.
-    pub fn tell_trace(&self, headers: &mut HeaderMap) {
+    /// Says in a request's head whose child it is: that of try number `attempt`, or of the request itself beside its application.
+    pub fn tell_trace(&self, attempt: u32, headers: &mut HeaderMap) {
         if let Some(trace) = &self.trace {
-            let attempt = if self.link.direction == Direction::Outbound { self.attempts } else { 0 };
+            let attempt = if self.link.direction == Direction::Outbound { attempt } else { 0 };
             trace.tell(headers, trace.span_of(attempt));
         }
+    }
+
+    /// How many tries were made so far.
+    pub fn attempts(&self) -> u32 {
+        self.tries.borrow().made()
     }
 
     /// Says in the head of an answer whether another try would help. What an application copied does not count.
@@ -184,7 +194,7 @@ impl Call {
             reason,
             domain: self.domain(reason),
             received_status,
-            attempts: self.attempts,
+            attempts: self.attempts(),
             policy: self.callee.policy.as_ref().map(|policy| &*policy.name),
             dependency: self.dependency.as_deref(),
             fault: self.fault.as_ref().map(|fault| &*fault.name),
@@ -193,7 +203,7 @@ impl Call {
 
     /// Enters a call that ended well.
     pub fn succeeded(&mut self) {
-        self.enter(if self.attempts > 1 { Fate::SucceededAfterRetry } else { Fate::Succeeded }, None);
+        self.enter(if self.decided > 1 { Fate::SucceededAfterRetry } else { Fate::Succeeded }, None);
     }
 
     /// Enters a call that ended otherwise.
@@ -225,7 +235,7 @@ impl Call {
             shard.failure(reason, self.domain(reason));
             self.tell_origin(reason);
         }
-        let slowed = reason.is_none() && (self.attempts > 1 || self.tries.delayed() || self.is_throttled());
+        let slowed = reason.is_none() && (self.attempts() > 1 || self.tries.get_mut().delayed() || self.is_throttled());
         if reason.is_some() || slowed || self.trace.is_some() {
             self.record(fate, reason, slowed);
         }
@@ -238,8 +248,8 @@ impl Call {
         match reason {
             Reason::CalleeError if self.dependency.is_some() => Domain::CalleeDependency,
             reason if self.is_late_by_fault(reason) => Domain::Injected,
-            reason if reason.is_clock() && self.attempts == 0 => Domain::CallerPolicy,
-            reason if reason.is_clock() && self.tries.lacked_connection() => Domain::Network,
+            reason if reason.is_clock() && self.attempts() == 0 => Domain::CallerPolicy,
+            reason if reason.is_clock() && self.tries.borrow().lacked_connection() => Domain::Network,
             reason => reason.domain(),
         }
     }
@@ -249,7 +259,8 @@ impl Call {
         if !self.is_hit_above() {
             return reason.is_clock() && self.fault.is_some();
         }
-        let by_delay = matches!(reason, Reason::DeadlineExceeded | Reason::DeadlineSpent) && self.tries.delayed();
+        let by_delay =
+            matches!(reason, Reason::DeadlineExceeded | Reason::DeadlineSpent) && self.tries.borrow().delayed();
         by_delay || reason.is_clock() && self.status.is_some() && self.is_throttled()
     }
 
@@ -307,7 +318,7 @@ impl Call {
             reason: reason.map(Reason::name),
             fault_domain: reason.map(|reason| self.domain(reason).name()),
             slowed,
-            attempts: self.attempts,
+            attempts: self.attempts(),
             duration_ms: millis(took),
             trace,
             took,
@@ -316,14 +327,17 @@ impl Call {
             fault: self.fault.as_ref().map(|fault| fault.name.clone()),
             dependency: self.dependency.clone(),
             callee_idle_timeout_ms: stale.and_then(|_| self.callee.metrics.keep_alive.known(now)).map(millis),
-            tries: self.tries.told(self.started, now),
+            tries: self.tries.get_mut().told(self.started, now),
         });
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.failed(Reason::CallerCancelled);
+        if !self.in_books {
+            self.fault = self.tries.get_mut().fault_under_way().or(self.fault.as_ref()).cloned();
+            self.failed(Reason::CallerCancelled);
+        }
         self.link.moments.reset();
     }
 }

@@ -1,5 +1,7 @@
 //! What a FaultSpec does to a request: drawn for each try, and suffered before the try is sent.
 
+use std::{rc::Rc, sync::Arc};
+
 use firebreak_crds::spec::Position;
 use http::{HeaderValue, request::Parts};
 use tokio::time::{Instant, sleep};
@@ -9,7 +11,7 @@ use super::{
     headers::{X_REQUEST_ID, correlation},
 };
 use crate::{
-    policy::fault::{Abort, Hit, Injected, id_hash},
+    policy::fault::{Abort, FaultSet, Held, Hit, Injected, id_hash},
     telemetry::metrics::FaultKind,
     verdict::Reason,
 };
@@ -17,11 +19,10 @@ use crate::{
 impl Call {
     /// Draws what hits the request, and suffers it: above the policy, whose clocks begin afterwards.
     pub async fn suffer_above(&mut self, head: &Parts) -> Option<Result<Injected, Reason>> {
-        let hit = self.draw(head, Position::Request, Instant::now());
-        let end = self.suffer(hit).await;
-        if self.fault.is_some() {
-            self.admitted_at = Instant::now();
-        }
+        let struck = self.draw(head, Position::Request, 0, Instant::now())?;
+        let end = struck.suffer().await;
+        self.strike(struck);
+        self.admitted_at = Instant::now();
         if end.is_some() {
             // What was dialled for this request is not for the next one to answer for.
             self.link.first_try.set(None);
@@ -29,36 +30,52 @@ impl Call {
         end
     }
 
-    /// Draws what hits the try that is about to be made, or the whole request before the first. Of the faults that are for it
-    /// one acts, where it is meant to.
-    pub fn draw(&mut self, head: &Parts, at: Position, now: Instant) -> Hit {
+    /// Draws what hits try number `number`, which is about to be made and is the one that began last, or, with 0, the whole request
+    /// before the first. Of the faults that are for it one acts, where it is meant to.
+    pub fn draw(&self, head: &Parts, at: Position, number: u32, now: Instant) -> Option<Rc<Struck>> {
         if self.is_hit_above() {
-            return Hit::default();
+            return None;
         }
-        (self.fault, self.spoil) = (None, None);
         let set = self.callee.faults.iter().find(|set| set.active(now) && set.concerns(head));
-        let Some(set) = set.filter(|set| set.at == at) else { return Hit::default() };
+        let set = set.filter(|set| set.at == at)?;
         // Which requests are hit does not depend on which begin a trace here.
         let is_new = self.trace.as_ref().is_some_and(|trace| trace.is_new());
         let known =
             if is_new { head.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes) } else { correlation(&head.headers) };
         let id = known.map_or_else(|| fastrand::u64(..), id_hash);
-        let hit = set.draw(id, self.attempts);
-        if hit == Hit::default() {
-            return hit;
-        }
-        self.fault = set.hold();
-        if self.fault.is_none() {
-            return Hit::default();
-        }
-        self.tries.hit(set, hit.delay);
-        self.spoil = hit.spoil().map(Box::new);
-        hit
+        let hit = Some(set.draw(id, number)).filter(|hit| *hit != Hit::default())?;
+        let held = set.hold()?;
+        self.tries.borrow_mut().hit(set, hit.delay);
+        Some(Rc::new(Struck { fault: Arc::clone(set), _held: held, hit }))
     }
 
-    /// Suffers what was drawn. What it comes to, if it is an end: an answer in the callee's place, or a failure.
-    pub async fn suffer(&self, hit: Hit) -> Option<Result<Injected, Reason>> {
-        let fault = self.fault.as_ref()?;
+    /// Takes over what hit the try that decided, or the whole request.
+    pub fn strike(&mut self, struck: Rc<Struck>) {
+        self.spoil = struck.hit.spoil().map(Box::new);
+        self.fault = Some(Arc::clone(&struck.fault));
+        self.struck = Some(struck);
+    }
+
+    /// The last try is of no account any more, nor is what hit it; what hit the whole request is.
+    pub fn forget_strike(&mut self) {
+        if !self.is_hit_above() {
+            (self.fault, self.struck, self.spoil) = (None, None, None);
+        }
+    }
+}
+
+/// A fault, what it does to one try, and its place among those that are hit at once.
+#[derive(Debug)]
+pub struct Struck {
+    fault: Arc<FaultSet>,
+    _held: Held,
+    hit: Hit,
+}
+
+impl Struck {
+    /// Suffers it. What it comes to, if it is an end: an answer in the callee's place, or a failure.
+    pub async fn suffer(&self) -> Option<Result<Injected, Reason>> {
+        let Self { fault, hit, .. } = self;
         if let Some(delay) = hit.delay {
             fault.count(FaultKind::Delay);
             // Not beyond the fault's own end.

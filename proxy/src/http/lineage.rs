@@ -209,7 +209,7 @@ pub fn unrepeated(attempt: u32) -> Option<HeaderValue> {
 }
 
 /// What the tries of a call say, the first one's first.
-pub fn attempts(tries: u32) -> Box<[HeaderValue]> {
+pub fn attempts(tries: u32) -> Vec<HeaderValue> {
     (1..=tries).filter_map(|number| HeaderValue::try_from(format!("{number}/{tries}")).ok()).collect()
 }
 

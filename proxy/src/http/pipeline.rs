@@ -3,26 +3,32 @@
 //! ```text
 //! call (first byte, callee, ids) → plan (route) → fault above the policy → bulkhead
 //!  → tries under one deadline { breaker → endpoint and its breaker → fault → connection → exchange → outcome
+//!                               (slow? → another beside it, the first good one wins: see hedge)
 //!                               → wanted again? → budget → pause → budget }
 //!  → reply, whose body holds the call until its last byte → verdict → metrics, log
 //! ```
 //!
 //! It is written out instead of being composed of layers: the order is the product, and a reader finds it here.
 
-use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
-use firebreak_crds::spec::{Position, defaults};
+use firebreak_crds::spec::defaults;
 use http::{Method, Request, Response, Version, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::{
+    attempt::{Got, Try},
     call::Call,
-    deadline,
     headers::{self, is_upgrade, prepare_request},
-    lineage::{self, FIREBREAK_ATTEMPT},
-    reply,
+    lineage, reply,
     reply_body::ReplyBody,
     send_body::{Activity, Source},
     serve::{Link, MAX_HEAD},
@@ -33,36 +39,26 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Need,
-        fault::Injected,
         retry::{Brought, Retries, Told},
-        timeout::End,
     },
-    snapshot::{Admitted, Plan},
+    snapshot::{Admitted, NotAdmitted, Plan},
     telemetry::metrics::Direction,
-    upstream::send::{Answer, Target, Used},
+    upstream::send::{Answer, Used},
     verdict::{AttemptOutcome, Fate, Reason},
 };
 
-/// What a try brought instead of a failure.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "answers are the rule; a box would cost each of them an allocation")]
-pub enum Got {
-    /// The callee's answer.
-    Answer(Answer),
-    /// The answer of an injected fault.
-    Injected(Injected),
-}
-
 /// A request on its way through the tries.
-struct Sending<'a> {
-    call: &'a mut Call,
-    plan: &'a Plan,
-    head: &'a mut Parts,
-    source: &'a Source,
-    activity: Option<&'a Activity>,
-    last_endpoint: Option<SocketAddr>,
+pub(super) struct Sending<'a> {
+    pub(super) call: &'a mut Call,
+    pub(super) plan: &'a Plan,
+    /// As the try that was sent last has it.
+    pub(super) head: &'a RefCell<Parts>,
+    pub(super) source: &'a Source,
+    pub(super) activity: Option<&'a Activity>,
+    pub(super) last_endpoint: Cell<Option<SocketAddr>>,
     last_connection: Cell<Option<Used>>,
-    errno: Cell<Option<i32>>,
+    /// Whether a second try may be sent beside a slow one: not if the request asks for another protocol, and once at most.
+    pub(super) hedgeable: Cell<bool>,
 }
 
 /// Serves one request.
@@ -87,23 +83,24 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
-    let source = Source::new(body, &call.link, plan.retries.is_some() || head.method.is_idempotent(), activity.clone());
+    let source = Source::new(body, &call.link, plan.repeats() || head.method.is_idempotent(), activity.clone());
+    let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
 
-    let outcome = match admit(&mut call, head.version).await {
+    let outcome = match admit(&mut call, version).await {
         Err(reason) => Err(reason),
         Ok(()) => {
-            let (activity, last_endpoint) = (activity.as_ref(), None);
-            let (last_connection, errno) = (Cell::new(None), Cell::new(None));
-            let (call, head, source) = (&mut call, &mut head, &source);
-            Sending { call, plan, head, source, activity, last_endpoint, last_connection, errno }.run().await
+            let (activity, last_endpoint) = (activity.as_ref(), Cell::default());
+            let (last_connection, hedgeable) = (Cell::default(), Cell::new(switching.is_none()));
+            let (call, head, source) = (&mut call, &head, &source);
+            Sending { call, plan, head, source, activity, last_endpoint, last_connection, hedgeable }.run().await
         }
     };
     match outcome {
         Err(reason) => reply::failure(call, reason),
         Ok(Got::Injected(answer)) => reply::injected(call, answer),
-        Ok(Got::Answer(answer)) => match switching.filter(|_| upgrade::agreed(&answer, &head.method)) {
+        Ok(Got::Answer(answer)) => match switching.filter(|_| upgrade::agreed(&answer, &method)) {
             Some(switching) => upgrade::switch(call, plan.clocks, switching, answer),
-            None => reply::relayed(call, plan.clocks, activity, source.upload(), answer),
+            None => reply::relayed(call, plan.clocks, activity, answer),
         },
     }
 }
@@ -130,7 +127,7 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
         call.retry_after = refused.retry_after;
         refused.reason
     })?;
-    let need = if version == Version::HTTP_2 { Need::Stream } else { Need::Exchange };
+    let need = need(version);
     let permit = match call.callee.gate.try_acquire(need) {
         Some(permit) => Ok(permit),
         None => {
@@ -146,33 +143,45 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
     Ok(())
 }
 
+/// What a try takes of the bulkhead.
+pub(super) fn need(version: Version) -> Need {
+    if version == Version::HTTP_2 { Need::Stream } else { Need::Exchange }
+}
+
 impl Sending<'_> {
     /// Makes tries until one is good enough, or no other may be made.
     async fn run(mut self) -> Result<Got, Reason> {
-        let budget = self.call.callee.policy.as_ref().and_then(|policy| policy.budget.clone());
-        if let Some(budget) = self.plan.retries.as_ref().and(budget.as_ref()) {
+        let extra = self.call.callee.policy.as_ref().map(|policy| policy.extra.clone()).unwrap_or_default();
+        let budget = extra.budget.as_ref().filter(|_| self.plan.repeats());
+        if let Some(budget) = budget {
             budget.request(self.call.started);
         }
+        if let (Some(hedges), Some(hedge)) = (&extra.hedges, self.plan.hedge) {
+            hedges.request(hedge, self.call.started);
+        }
         // What is left alone here is to be left alone by those above.
-        let mut admitted = self.pass_breakers().inspect_err(|_| self.give_up_retrying())?;
+        let mut admitted = self.pass_breakers().map_err(|refused| {
+            self.give_up_retrying();
+            self.call.retry_after = refused.retry_after;
+            refused.reason
+        })?;
         loop {
-            self.call.attempts += 1;
-            let outcome = self.bounded_try(admitted).await;
-            self.enter(&outcome);
+            let outcome = self.race(admitted).await;
             let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
             // The budget is asked now, and again after the pause: a burst of failures passes the first check together.
             // Whoever is refused the second time still has the callee's answer to give back.
-            let allowed = budget.as_ref().is_none_or(|budget| budget.allows(Instant::now()));
+            let allowed = budget.is_none_or(|budget| budget.allows(Instant::now()));
             if allowed {
                 sleep(pause).await;
             }
-            if !allowed || budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
+            if !allowed || budget.is_some_and(|budget| !budget.take(Instant::now())) {
                 self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
                 self.give_up_retrying();
                 return outcome;
             }
             // Nor is that answer lost to a breaker that has opened meanwhile.
-            let Ok(next) = self.pass_breakers() else {
+            let next = self.pass_breakers();
+            let Ok(next) = next.map_err(|refused| self.call.retry_after = refused.retry_after) else {
                 self.give_up_retrying();
                 return outcome;
             };
@@ -182,30 +191,57 @@ impl Sending<'_> {
         }
     }
 
+    /// Begins a try that has the call's own place in the bulkhead.
+    pub(super) fn begin_first(&mut self, admitted: Admitted) -> Try {
+        self.call.forget_strike();
+        self.begin(admitted, self.last_connection.take(), None)
+    }
+
+    /// A try that is over has decided what comes next.
+    pub(super) fn decide(&mut self, by: &Try) {
+        self.call.admitted = by.admitted.take();
+        if let Some(struck) = &by.hit {
+            self.call.strike(Rc::clone(struck));
+        }
+        self.call.decided = by.number;
+        self.last_connection.set(by.used.take());
+    }
+
+    /// Tells the breakers of a try that is over, and enters it in the books. What is to be told at the end of its answer stays
+    /// with it.
+    pub(super) fn ended(&self, one: &Try, outcome: &Result<Got, Reason>) {
+        one.admitted.set(self.tell_breakers(one, outcome).unwrap_or_default());
+        self.enter(one, ended(outcome, self.call));
+    }
+
     /// Enters a try that is over in the books, and among the call's.
-    fn enter(&mut self, outcome: &Result<Got, Reason>) {
-        let used = self.last_connection.take();
-        // A try that was not sent leaves the connection of the one before.
-        let connection = used.as_ref().filter(|_| self.call.tries.was_sent()).map(Used::evidence);
-        self.last_connection.set(used);
-        let ended = Ended { connection, errno: self.errno.take(), ..ended(outcome, self.call) };
+    pub(super) fn enter(&self, one: &Try, ended: Ended) {
+        let used = one.used.take();
+        // A try that was not sent has the connection of the one before.
+        let connection = used.as_ref().filter(|_| one.sent.get()).map(Used::evidence);
+        one.used.set(used);
+        let ended = Ended { connection, errno: one.errno.take(), ..ended };
         self.call.callee.metrics.shard(self.call.link.worker.id).attempt(ended.outcome);
-        self.call.tries.ended(ended);
+        self.call.tries.borrow_mut().ended(one.number, ended);
     }
 
     /// How long to wait before another try; `None` if there is not to be one.
     fn pause_before_another(&self, outcome: &Result<Got, Reason>) -> Option<Duration> {
         let answer = if let Ok(Got::Answer(answer)) = outcome { Some(answer) } else { None };
         let told_by_layer = answer.is_some_and(|answer| self.is_final(answer));
-        let retries = self.plan.retries.as_ref().filter(|retries| {
-            let repeatable = retries.repeatable(&self.head.method, &self.head.headers);
-            retries.wants(brought(outcome, self.call), repeatable)
-        });
+        let retries = self.wanted(brought(outcome, self.call));
         let pause = retries.and_then(|retries| self.pause(retries, outcome, told_by_layer));
         if pause.is_none() && (retries.is_some() || told_by_layer) {
             self.give_up_retrying();
         }
         pause
+    }
+
+    /// The policy's retries, if they want another try after what one brought.
+    pub(super) fn wanted(&self, brought: Brought) -> Option<&Retries> {
+        let head = self.head.borrow();
+        let wants = |retries: &&Retries| retries.wants(brought, retries.repeatable(&head.method, &head.headers));
+        self.plan.retries.as_ref().filter(wants)
     }
 
     /// Whether the callee's proxy says in a failed answer that another try would not help. An application is not asked.
@@ -220,18 +256,18 @@ impl Sending<'_> {
         if self.call.link.direction == Direction::Inbound {
             return;
         }
-        self.call.link.worker.common.lineage.failed(&self.head.headers);
+        self.call.link.worker.common.lineage.failed(&self.head.borrow().headers);
     }
 
     fn pause(&self, retries: &Retries, outcome: &Result<Got, Reason>, told_by_layer: bool) -> Option<Duration> {
-        if self.call.attempts > retries.max || !self.source.replayable() {
+        if self.call.attempts() > retries.max || !self.source.replayable() {
             return None;
         }
         if told_by_layer || self.call.on_behalf > 1 {
             self.call.callee.metrics.shard(self.call.link.worker.id).left_to_layers.increment();
             return None;
         }
-        let own = retries.pause(self.call.attempts, fastrand::f64());
+        let own = retries.pause(self.call.attempts(), fastrand::f64());
         let told = match outcome {
             Ok(Got::Answer(answer)) => Told::by(answer.ending(), Timestamp::now()),
             _ => Told::Nothing,
@@ -248,16 +284,16 @@ impl Sending<'_> {
     }
 
     /// Lets go of an answer that will not be used. Its connection is not used for the next try.
-    fn give_up(&self, outcome: Result<Got, Reason>) {
-        if let Ok(Got::Answer(Answer { response, connection, .. })) = outcome
-            && self.source.upload().is_done()
+    pub(super) fn give_up(&self, outcome: Result<Got, Reason>) {
+        if let Ok(Got::Answer(Answer { response, connection, upload, .. })) = outcome
+            && upload.is_done()
         {
             reply::discard(self.call, response, connection);
         }
     }
 
     /// Asks the breakers, and for an endpoint.
-    fn pass_breakers(&mut self) -> Result<Admitted, Reason> {
+    pub(super) fn pass_breakers(&self) -> Result<Admitted, NotAdmitted> {
         if self.call.link.first_try.get().is_some() {
             // What was dialled for this request has asked already.
             return Ok(Admitted::default());
@@ -266,40 +302,35 @@ impl Sending<'_> {
         // A probe may take as long as the policy says, whatever the caller's own deadline.
         let by_policy = self.plan.clocks.request_end(self.call.admitted_at);
         let end = self.plan.clocks.attempt_end(now, by_policy).map(|end| end.at);
-        let key = self.call.callee.hash_key(&self.head.headers);
-        let admitted = self.call.callee.admit(key, self.last_endpoint, now, end).map_err(|refused| {
-            self.call.retry_after = refused.retry_after;
-            refused.reason
-        })?;
-        self.last_endpoint = admitted.endpoint;
+        let key = self.call.callee.hash_key(&self.head.borrow().headers);
+        let admitted = self.call.callee.admit(key, self.last_endpoint.get(), now, end)?;
+        self.last_endpoint.set(admitted.endpoint);
         Ok(admitted)
     }
 
     /// Tells the breakers what became of a try. The status of a gRPC call comes at its end, and is told there.
-    fn tell_breakers(&mut self, mut admitted: Admitted, began: Instant, outcome: &Result<Got, Reason>) {
+    fn tell_breakers(&self, one: &Try, outcome: &Result<Got, Reason>) -> Option<Admitted> {
+        let (mut admitted, began) = (one.admitted.take(), one.began);
         if let (Ok(Got::Answer(answer)), true) = (outcome, self.call.grpc)
             && self.call.grpc_status(answer).is_none()
             && answer.response.status().is_success()
         {
             admitted.answered(Instant::now());
-            self.call.admitted = admitted;
-            return;
+            return Some(admitted);
         }
         // A try that the request's end cut short says nothing; one that had nearly all of its time says what its own end says.
         let cut = self.plan.clocks.attempt.is_some_and(|attempt| began.elapsed() < attempt.mul_f64(0.9));
         let verdict = match brought(outcome, self.call) {
             Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
             Brought::Response { .. } => Outcome::Passed,
-            Brought::Nothing { reason: Reason::RequestTimeout, .. } if cut => return,
+            Brought::Nothing { reason: Reason::RequestTimeout, .. } if cut => return None,
             // How long that is was the caller's choice, unless it was nearly as long as the policy gives.
-            Brought::Nothing { reason: Reason::DeadlineExceeded, .. } if !self.had_its_time(began) => return,
+            Brought::Nothing { reason: Reason::DeadlineExceeded, .. } if !self.had_its_time(began) => return None,
             Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
-            Brought::Nothing { .. } => return,
+            Brought::Nothing { .. } => return None,
         };
         admitted.ended(verdict, Instant::now());
-        if outcome.is_ok() {
-            self.call.admitted = admitted;
-        }
+        outcome.is_ok().then_some(admitted)
     }
 
     /// Whether a try that began at `began` has had nearly all of the time that the policy gives one.
@@ -307,106 +338,9 @@ impl Sending<'_> {
         let clocks = self.plan.clocks;
         clocks.attempt.or(clocks.request).is_some_and(|time| began.elapsed() >= time.mul_f64(0.9))
     }
-
-    async fn bounded_try(&mut self, admitted: Admitted) -> Result<Got, Reason> {
-        let now = Instant::now();
-        let end = self.plan.clocks.attempt_end(now, self.call.request_end);
-        if let Some(activity) = self.activity {
-            // What came before, a wait in the bulkhead or a pause, was not the callee's silence.
-            activity.set(now);
-        }
-        let idle = self.activity.cloned().zip(self.plan.clocks.idle);
-        let address = admitted.endpoint.unwrap_or(self.call.link.destination);
-        self.call.tries.begin(address, now);
-        let outcome = within(end, idle, self.one_try(address, now, end)).await;
-        self.tell_breakers(admitted, now, &outcome);
-        if outcome.as_ref().is_err_and(|reason| reason.is_clock())
-            && let Some(used) = self.last_connection.take()
-        {
-            used.timed_out(&self.call.link.worker);
-            self.last_connection.set(Some(used));
-        }
-        outcome
-    }
-
-    /// Says in the request's head which try this is, and what is left of the request's time.
-    fn tell_callee(&mut self) {
-        let headers = &mut self.head.headers;
-        self.call.tell_trace(headers);
-        if self.call.link.direction == Direction::Outbound {
-            // What the application copied from a request of its own caller does not count.
-            headers.remove(FIREBREAK_ATTEMPT);
-            let tries = self.plan.retries.as_ref().filter(|_| self.call.on_behalf < 2);
-            let label = tries.and_then(|tries| tries.labels.get(self.call.attempts as usize - 1).cloned());
-            let label = label.or_else(|| lineage::unrepeated(self.call.on_behalf));
-            headers.extend(label.map(|label| (FIREBREAK_ATTEMPT, label)));
-        }
-        if let Some(left) = self.call.time_left(Instant::now()) {
-            deadline::tell(headers, self.call.grpc, left);
-        }
-    }
-
-    async fn one_try(&mut self, address: SocketAddr, now: Instant, end: Option<End>) -> Result<Got, Reason> {
-        if let Some(reason) = self.call.link.first_try.take() {
-            return Err(reason);
-        }
-        if !self.call.callee.faults.is_empty() {
-            let hit = self.call.draw(self.head, Position::Attempt, now);
-            if let Some(end) = self.call.suffer(hit).await {
-                return end.map(Got::Injected);
-            }
-        }
-        self.call.tries.sent();
-        self.tell_callee();
-        let callee = &*self.call.callee;
-        let worker = &*self.call.link.worker;
-        let (clocks, used, errno) = (self.plan.clocks, &self.last_connection, &self.errno);
-        let target = Target { worker, callee, address, clocks, used, end, errno };
-        let mut answer = target.exchange(self.head, self.source).await?;
-        if self.may_end_in_trailers(&answer) {
-            let wait = Instant::now() + defaults::TRAILERS_WAIT;
-            answer.look_ahead(end.map_or(wait, |end| end.at.min(wait))).await?;
-        }
-        Ok(Got::Answer(answer))
-    }
-
-    /// Whether it is worth a wait to see if a gRPC call, of which only the head has come, has failed without a message. A
-    /// caller that is still sending may need the head to go on.
-    fn may_end_in_trailers(&self, answer: &Answer) -> bool {
-        self.call.grpc
-            && self.plan.retries.as_ref().is_some_and(|retries| {
-                retries.reads_grpc() && self.call.attempts <= retries.max && self.call.on_behalf < 2
-            })
-            && self.source.replayable()
-            && self.source.upload().is_done()
-            && self.call.grpc_status(answer).is_none()
-    }
 }
 
-/// Runs `work` until the try's end, or until nothing has moved for the idle time.
-async fn within<T>(
-    end: Option<End>,
-    idle: Option<(Activity, Duration)>,
-    work: impl Future<Output = Result<T, Reason>>,
-) -> Result<T, Reason> {
-    let mut work = pin!(work);
-    loop {
-        let silent = idle.as_ref().map(|(last, idle)| End { at: last.get() + *idle, reason: Reason::IdleTimeout });
-        let Some(next) = [end, silent].into_iter().flatten().min_by_key(|end| end.at) else { return work.await };
-        match timeout_at(next.at, work.as_mut()).await {
-            Ok(result) => return result,
-            // Bytes have moved since; the silence begins anew.
-            Err(_)
-                if idle
-                    .as_ref()
-                    .is_some_and(|(last, idle)| next.reason == Reason::IdleTimeout && last.get() + *idle > next.at) => {
-            }
-            Err(_) => return Err(next.reason),
-        }
-    }
-}
-
-fn brought(outcome: &Result<Got, Reason>, call: &Call) -> Brought {
+pub(super) fn brought(outcome: &Result<Got, Reason>, call: &Call) -> Brought {
     match outcome {
         Err(reason) => Brought::Nothing { reason: *reason, grpc: call.grpc },
         Ok(Got::Answer(answer)) => {

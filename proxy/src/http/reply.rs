@@ -16,7 +16,7 @@ use super::{
     grpc,
     headers::prepare_response,
     reply_body::{ReplyBody, Tail},
-    send_body::{Activity, Upload},
+    send_body::Activity,
 };
 use crate::{
     policy::{fault::Injected, timeout::Clocks},
@@ -33,15 +33,9 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The callee's answer. The call ends with the last byte of its body.
-pub fn relayed(
-    mut call: Call,
-    clocks: Clocks,
-    activity: Option<Activity>,
-    upload: Upload,
-    answer: Answer,
-) -> Response<ReplyBody> {
+pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Response<ReplyBody> {
     let failing = answer_failed(&call, &answer);
-    let Answer { response, connection, first } = answer;
+    let Answer { response, connection, first, upload } = answer;
     let (mut head, body) = response.into_parts();
     prepare_response(&mut head, false);
     call.status = Some(head.status);

@@ -24,10 +24,9 @@ use super::serve::Link;
 pub struct Source {
     kind: Kind,
     activity: Option<Activity>,
-    upload: Upload,
 }
 
-/// Whether a request's body has been handed over to its end. A connection on which it has not must not carry another
+/// Whether a try has handed over the request's body to its end. A connection on which it has not must not carry another
 /// request, although its response is complete.
 #[derive(Clone, Debug)]
 pub struct Upload(Option<Rc<Cell<State>>>);
@@ -100,7 +99,7 @@ struct Kept {
     ended: bool,
     /// Too long to be kept: whoever reads now is the last.
     overflown: bool,
-    /// The newest try. An older one, which its connection may still poll, gets nothing.
+    /// The newest try. An older one, which its connection may still poll, takes nothing that has not come yet.
     turn: u32,
 }
 
@@ -143,13 +142,16 @@ impl Source {
         } else {
             Kind::Once(RefCell::new(Some(body)))
         };
-        let upload = Upload((!matches!(kind, Kind::Empty)).then(Rc::default));
-        Self { kind, activity, upload }
+        Self { kind, activity }
     }
 
-    /// Tells when the newest try has sent all of it.
-    pub fn upload(&self) -> Upload {
-        self.upload.clone()
+    /// Whether all of it has come from the caller and is kept, so that two tries may send it at the same time.
+    pub fn is_whole(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Kept(kept) => kept.borrow().is_whole(),
+            Kind::Once(_) => false,
+        }
     }
 
     /// Whether another try could send the same body.
@@ -172,8 +174,15 @@ impl Source {
             }
             Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
         };
-        self.upload.set(State::Handing);
-        SendBody { kind, activity: self.activity.clone(), upload: self.upload.clone() }
+        let upload = Upload((!matches!(kind, SendKind::Empty)).then(Rc::default));
+        SendBody { kind, activity: self.activity.clone(), upload }
+    }
+}
+
+impl SendBody {
+    /// Tells when all of it was sent.
+    pub fn upload(&self) -> Upload {
+        self.upload.clone()
     }
 }
 
@@ -198,6 +207,10 @@ impl Drop for FromCaller {
 }
 
 impl Kept {
+    fn is_whole(&self) -> bool {
+        !self.overflown && (self.ended || self.rest.is_end_stream())
+    }
+
     fn poll_frame(&mut self, next: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
         if let Some(frame) = self.frames.get(*next) {
             *next += 1;
@@ -248,7 +261,7 @@ impl Body for SendBody {
             SendKind::Once(body) => ready!(this.upload.watched(body.poll_frame(cx))),
             SendKind::Kept { source, next, turn } => {
                 let mut kept = source.borrow_mut();
-                if kept.turn != *turn {
+                if kept.turn != *turn && !kept.is_whole() {
                     return Poll::Ready(Some(Err(SendError::Superseded.into())));
                 }
                 let frame = ready!(this.upload.watched(kept.poll_frame(next, cx)));

@@ -1,7 +1,7 @@
 //! The tries of a call, as its record tells them.
 //!
 //! A request that succeeds at once must not pay for what nobody will read: only the try that is under way is held, in the
-//! call itself. It moves to the heap when another follows it, and becomes text in a record when the call is over and did not
+//! call itself. It moves to the heap when another follows it, or is made beside it, and becomes text in a record when the call is over and did not
 //! simply succeed.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -55,23 +55,29 @@ struct Seen {
     began: Instant,
     fault: Option<Arc<FaultSet>>,
     delay: Option<Duration>,
-    sent: bool,
+    hedge: bool,
     ended: Option<Ended>,
 }
 
 impl Tries {
-    /// A try to `endpoint` begins.
-    pub fn begin(&mut self, endpoint: SocketAddr, now: Instant) {
+    /// A try to `endpoint` begins: its number, from 1. With `hedge` it is made beside the one before.
+    pub fn begin(&mut self, endpoint: SocketAddr, hedge: bool, now: Instant) -> u32 {
         self.made = self.made.saturating_add(1);
-        let begun =
-            Seen { number: self.made, endpoint, began: now, fault: None, delay: None, sent: false, ended: None };
+        let number = self.made;
+        let begun = Seen { number, endpoint, began: now, fault: None, delay: None, hedge, ended: None };
         let before = self.last.replace(begun);
         if self.before.len() < LISTED - 1 {
             self.before.extend(before);
         }
+        number
     }
 
-    /// A fault hits it, or the whole request before its first, by a delay of this length or otherwise.
+    /// How many were made so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// A fault hits the one that began last, or the whole request before its first, by a delay of this length or otherwise.
     pub fn hit(&mut self, fault: &Arc<FaultSet>, delay: Option<Duration>) {
         if let Some(last) = &mut self.last {
             last.fault = Some(Arc::clone(fault));
@@ -81,23 +87,17 @@ impl Tries {
         }
     }
 
-    /// It is about to be sent.
-    pub fn sent(&mut self) {
-        if let Some(last) = &mut self.last {
-            last.sent = true;
+    /// Number `number` is over.
+    pub fn ended(&mut self, number: u32, ended: Ended) {
+        let seen = self.last.iter_mut().chain(self.before.iter_mut().rev()).find(|seen| seen.number == number);
+        if let Some(seen) = seen {
+            seen.ended = Some(ended);
         }
     }
 
-    /// Whether it has come so far.
-    pub fn was_sent(&self) -> bool {
-        self.last.as_ref().is_some_and(|last| last.sent)
-    }
-
-    /// It is over.
-    pub fn ended(&mut self, ended: Ended) {
-        if let Some(last) = &mut self.last {
-            last.ended = Some(ended);
-        }
+    /// The FaultSpec that hit the last try, if that is still under way.
+    pub fn fault_under_way(&self) -> Option<&Arc<FaultSet>> {
+        self.last.as_ref().filter(|last| last.ended.is_none()).and_then(|last| last.fault.as_ref())
     }
 
     /// Whether the last try is over and never had a connection.
@@ -134,6 +134,7 @@ impl Seen {
             grpc_status: ended.and_then(|ended| ended.grpc_status),
             fault: self.fault.as_ref().map(|fault| fault.name.clone()),
             delay_ms: self.delay.map(millis),
+            hedge: self.hedge,
             connection_reused: connection.map(|it| it.reused),
             connection_age_ms: connection.map(|it| millis(it.age)),
             connection_idle_ms: connection.filter(|it| it.reused).map(|it| millis(it.idle)),
@@ -158,8 +159,8 @@ mod tests {
     fn one_try_takes_no_memory_of_its_own() {
         let mut tries = Tries::default();
         let now = Instant::now();
-        tries.begin(([127, 0, 0, 1], 80).into(), now);
-        tries.ended(ended(now, AttemptOutcome::Answered, None));
+        tries.begin(([127, 0, 0, 1], 80).into(), false, now);
+        tries.ended(1, ended(now, AttemptOutcome::Answered, None));
         assert_eq!(tries.before.capacity(), 0);
     }
 
@@ -168,9 +169,9 @@ mod tests {
         let mut tries = Tries::default();
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
-        tries.begin(([127, 0, 0, 1], 80).into(), at(5));
-        tries.ended(ended(at(25), AttemptOutcome::TimedOut, Some(Reason::AttemptTimeout)));
-        tries.begin(([127, 0, 0, 2], 80).into(), at(40));
+        tries.begin(([127, 0, 0, 1], 80).into(), false, at(5));
+        tries.ended(1, ended(at(25), AttemptOutcome::TimedOut, Some(Reason::AttemptTimeout)));
+        tries.begin(([127, 0, 0, 2], 80).into(), false, at(40));
         let told = tries.told(started, at(100));
         let times: Vec<_> = told.iter().map(|told| (told.number, told.started_ms, told.duration_ms)).collect();
         assert_eq!(times, [(1, 5, 20), (2, 40, 60)], "what is under way has lasted until now");
@@ -179,10 +180,26 @@ mod tests {
     }
 
     #[test]
+    fn two_at_once_end_in_any_order() {
+        let mut tries = Tries::default();
+        let started = Instant::now();
+        let at = |ms| started + Duration::from_millis(ms);
+        tries.begin(([127, 0, 0, 1], 80).into(), false, started);
+        tries.begin(([127, 0, 0, 2], 80).into(), true, at(50));
+        tries.ended(1, ended(at(60), AttemptOutcome::Cancelled, None));
+        tries.ended(2, ended(at(70), AttemptOutcome::Answered, None));
+        let told = tries.told(started, at(100));
+        let told: Vec<_> = told.iter().map(|told| (told.hedge, told.duration_ms, told.outcome.unwrap())).collect();
+        assert_eq!(told, [(false, 60, "cancelled"), (true, 20, "answered")]);
+    }
+
+    #[test]
     fn of_very_many_the_first_and_the_last_are_told() {
         let mut tries = Tries::default();
         let now = Instant::now();
-        (0..100).for_each(|_| tries.begin(([127, 0, 0, 1], 80).into(), now));
+        (0..100).for_each(|_| {
+            tries.begin(([127, 0, 0, 1], 80).into(), false, now);
+        });
         let numbers: Vec<_> = tries.told(now, now).iter().map(|told| told.number).collect();
         assert_eq!((numbers.len(), numbers[14], numbers[15]), (LISTED, 15, 100));
     }

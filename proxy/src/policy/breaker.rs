@@ -552,6 +552,13 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// Whether the breaker was between open and closed when it admitted this.
+    pub fn is_leased(&self) -> bool {
+        self.lease.is_some()
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.breaker.give_back(self);

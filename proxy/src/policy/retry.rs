@@ -6,18 +6,16 @@
 use std::time::Duration;
 
 use firebreak_crds::spec::{self, Condition, Methods, defaults};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822};
 
-use crate::{http::lineage, verdict::Reason};
+use crate::verdict::Reason;
 
 /// Compiled `retries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// Extra tries after the first.
     pub max: u32,
-    /// What each try says of itself.
-    pub labels: Box<[HeaderValue]>,
     conditions: u16,
     codes: Box<[u16]>,
     methods: Methods,
@@ -63,7 +61,6 @@ impl From<&spec::Retries> for Retries {
         let (base, longest) = retries.backoff.unwrap_or_default().resolved();
         Self {
             max: u32::from(retries.max()),
-            labels: lineage::attempts(u32::from(retries.max()) + 1),
             conditions: retries.conditions().iter().fold(0, |bits, condition| bits | bit(*condition)),
             codes: retries.codes.clone().unwrap_or_default().into(),
             methods: retries.methods.unwrap_or(defaults::METHODS),
@@ -80,7 +77,7 @@ impl Retries {
         match self.methods {
             Methods::All => true,
             Methods::Safe => method.is_safe(),
-            Methods::Idempotent => method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY),
+            Methods::Idempotent => is_idempotent(method, headers),
         }
     }
 
@@ -134,6 +131,12 @@ impl Retries {
     fn has(&self, condition: Condition) -> bool {
         self.conditions & bit(condition) != 0
     }
+}
+
+/// Whether a request may be sent twice by what it says of itself: its method (RFC 9110, 9.2.2), or a key by which the callee
+/// knows that it has seen it.
+pub fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
+    method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY)
 }
 
 impl Told {

@@ -106,6 +106,9 @@ pub struct Record {
 pub struct Try {
     /// From 1.
     pub number: u32,
+    /// Whether it was sent beside one that was slow.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hedge: bool,
     /// Where it was sent, or would have been.
     pub endpoint: SocketAddr,
     /// Milliseconds from the request's first byte to its beginning.

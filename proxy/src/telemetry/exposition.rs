@@ -20,6 +20,7 @@ use crate::{
     policy::{
         balance::{UNHEALTHY, WARMING},
         breaker::{Counts, STATES, State},
+        hedge::REFUSED,
     },
     verdict::{ATTEMPT_OUTCOMES, FATES, REASONS},
 };
@@ -129,6 +130,7 @@ fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
         count(&mut metric, &labels(callee, &[("cause", "pushback")]), callee.sum(|shard| shard.pushed_back.get()))?;
         count(&mut metric, &labels(callee, &[("cause", "layers")]), callee.sum(|shard| shard.left_to_layers.get()))?;
     }
+    hedges(encoder, callees)?;
     let help = "Dead pooled connections that were replaced without counting a retry";
     let mut metric = encoder.encode_descriptor("connections_replaced", help, None, MetricType::Counter)?;
     for callee in callees {
@@ -144,6 +146,28 @@ fn attempts(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     let mut metric = encoder.encode_descriptor("opaque_bytes", help, None, MetricType::Counter)?;
     for callee in callees {
         count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.opaque_bytes.get()))?;
+    }
+    Ok(())
+}
+
+fn hedges(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let help = "Second tries that were sent beside slow ones";
+    let mut metric = encoder.encode_descriptor("hedges_sent", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.hedges_sent.get()))?;
+    }
+    let help = "Second tries that brought a good answer before the first did";
+    let mut metric = encoder.encode_descriptor("hedges_won", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.sum(|shard| shard.hedges_won.get()))?;
+    }
+    let help = "Slow tries beside which no second was sent, by cause";
+    let mut metric = encoder.encode_descriptor("hedges_refused", help, None, MetricType::Counter)?;
+    for callee in callees {
+        for cause in REFUSED {
+            let refused = callee.sum(|shard| shard.hedges_refused[cause as usize].get());
+            count(&mut metric, &labels(callee, &[("cause", cause.name())]), refused)?;
+        }
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::{
         balance::Endpoint,
         breaker::{Breaker, Counts},
         bulkhead::Gate,
+        hedge::REFUSED,
     },
     upstream::keep_alive::KeepAlive,
     verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, Domain, FATES, Fate, REASONS, Reason, recorder},
@@ -106,6 +107,12 @@ pub struct Shard {
     pub pushed_back: Counter,
     /// Retries that were left to another layer: one above is retrying already, or one below has in vain.
     pub left_to_layers: Counter,
+    /// Second tries that were sent beside slow ones.
+    pub hedges_sent: Counter,
+    /// Those of them that were answered first.
+    pub hedges_won: Counter,
+    /// Those that were not sent, by cause.
+    pub hedges_refused: [Counter; REFUSED.len()],
     /// Dead pooled connections that were replaced for free.
     pub replaced: Counter,
     /// Idle connections that were not used again, because the callee was about to close them.

@@ -269,6 +269,7 @@ fn try_attributes(told: &Try) -> Vec<KeyValue> {
         number("server.port", told.endpoint.port()),
         number("firebreak.attempt", told.number),
     ];
+    attributes.extend(told.hedge.then(|| text("firebreak.hedge", "true")));
     attributes.extend(told.status.map(|status| number("http.response.status_code", status)));
     attributes.extend(told.grpc_status.map(|status| number("rpc.grpc.status_code", status)));
     let words = [

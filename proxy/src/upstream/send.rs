@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Version, request::Parts};
+use http::{HeaderMap, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::{
     body::Incoming,
@@ -38,7 +38,7 @@ use super::{
 use crate::{
     http::{
         headers::fields_size,
-        send_body::{SendBody, Source},
+        send_body::{SendBody, Source, Upload},
     },
     policy::{
         bulkhead::{Need, Opened, Permit},
@@ -78,11 +78,13 @@ pub struct Answer {
     pub connection: Connection,
     /// What was read of the body already.
     pub first: Option<Box<Frame<Bytes>>>,
+    /// Whether all of the request was sent.
+    pub upload: Upload,
 }
 
 impl Answer {
-    fn new(response: Response<Incoming>, connection: Connection) -> Self {
-        Self { response, connection, first: None }
+    fn new(response: Response<Incoming>, connection: Connection, upload: Upload) -> Self {
+        Self { response, connection, first: None, upload }
     }
 
     /// The fields that say how it ended: its trailers, if they followed the head, or the head.
@@ -229,20 +231,20 @@ enum Failed {
 }
 
 impl Target<'_> {
-    /// Sends the request in the client's version of HTTP, replacing dead connections.
+    /// Sends the request that `write` writes, with a body of `source`, in the client's version of HTTP, replacing dead connections.
     ///
     /// # Errors
     /// Why there is no response.
-    pub async fn exchange(&self, head: &Parts, source: &Source) -> Result<Answer, Reason> {
+    pub async fn exchange(&self, source: &Source, write: impl Fn() -> Request<SendBody>) -> Result<Answer, Reason> {
         let mut avoid = self.used.take().map_or(Avoid::Nothing, |used| Avoid::One(used.id));
-        let mut request = Request::from_parts(head.clone(), source.body());
+        let mut request = write();
+        let (version, is_idempotent) = (request.version(), request.method().is_idempotent());
         loop {
             let first = !matches!(avoid, Avoid::UpTo(_));
-            let (connection, pooled) = self.connection(head.version, avoid).await?;
+            let (connection, pooled) = self.connection(version, avoid).await?;
             let used = Used::from((&connection, self.key()));
             self.used.set(Some(used.clone()));
             let carried = used.carried;
-            let again = || Request::from_parts(head.clone(), source.body());
             let sent = send(connection, request).await;
             // It says why, and is a lesson about the callee, also where the connection is replaced.
             let lost =
@@ -250,12 +252,8 @@ impl Target<'_> {
             request = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) if pooled && first => *unsent,
-                Err(Failed::Unprocessed) if first && source.replayable() => again(),
-                Err(Failed::ConnectionLost)
-                    if first && carried && head.method.is_idempotent() && source.replayable() =>
-                {
-                    again()
-                }
+                Err(Failed::Unprocessed) if first && source.replayable() => write(),
+                Err(Failed::ConnectionLost) if first && carried && is_idempotent && source.replayable() => write(),
                 Err(Failed::Unprocessed) => return Err(Reason::StreamRefused),
                 Err(Failed::Unsent(_) | Failed::ConnectionLost) => {
                     return Err(lost.unwrap_or(Reason::ConnectionReset));
@@ -348,9 +346,10 @@ impl Target<'_> {
 }
 
 async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answer, Failed> {
+    let upload = request.body().upload();
     match connection {
         Connection::Exclusive(mut exclusive) => match exclusive.sender.try_send_request(request).await {
-            Ok(response) => Ok(Answer::new(response, Connection::Exclusive(exclusive))),
+            Ok(response) => Ok(Answer::new(response, Connection::Exclusive(exclusive), upload)),
             Err(mut error) => Err(failed(error.take_message(), error.error())),
         },
         Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
@@ -359,7 +358,7 @@ async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answ
                 if fields_size(response.headers()) > MAX_HEAD {
                     return Err(Failed::Sent(Reason::ResponseHeadTooLarge));
                 }
-                Ok(Answer::new(response, Connection::Shared(shared)))
+                Ok(Answer::new(response, Connection::Shared(shared), upload))
             }
             Err(mut error) => Err(failed(error.take_message(), error.error())),
         },

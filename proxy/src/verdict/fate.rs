@@ -57,15 +57,18 @@ pub enum AttemptOutcome {
     Injected,
     /// The connection could not be opened or broke.
     Unreachable,
+    /// It was given up, because the try beside it was answered first.
+    Cancelled,
 }
 
 /// All outcomes, for tables indexed by `AttemptOutcome as usize`.
-pub const ATTEMPT_OUTCOMES: [AttemptOutcome; 5] = [
+pub const ATTEMPT_OUTCOMES: [AttemptOutcome; 6] = [
     AttemptOutcome::Answered,
     AttemptOutcome::Error,
     AttemptOutcome::TimedOut,
     AttemptOutcome::Injected,
     AttemptOutcome::Unreachable,
+    AttemptOutcome::Cancelled,
 ];
 
 impl Fate {
@@ -103,6 +106,7 @@ impl AttemptOutcome {
             Self::TimedOut => "timed_out",
             Self::Injected => "injected",
             Self::Unreachable => "unreachable",
+            Self::Cancelled => "cancelled",
         }
     }
 }

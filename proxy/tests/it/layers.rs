@@ -154,6 +154,25 @@ async fn what_an_application_calls_on_behalf_of_a_retry_is_not_retried() {
 }
 
 #[tokio::test]
+async fn what_an_application_calls_on_behalf_of_a_retry_has_no_second_try_beside_it() {
+    let callee = Callee::start(|_, _| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Response::new(Body::default())
+    })
+    .await;
+    let pod =
+        Pod::before(callee.address, json!({"hedge": {"after": "20ms", "maxExtraLoadPercent": 100}}), forwards).await;
+    for (attempt, requests) in [("1/2", 2), ("2/2", 3)] {
+        let request =
+            Request::get("/").header("host", "a").header("traceparent", TRACE).header("firebreak-attempt", attempt);
+        assert_eq!(call(pod.inbound, request.body(Body::default()).unwrap()).await.unwrap().status, 200);
+        assert_eq!(callee.requests(), requests, "{attempt}");
+    }
+    let labels = "direction=\"outbound\",service=\"shop/callee\",port=\"80\",cause=\"layers\"";
+    assert!(pod.mesh.metrics().await.contains(&format!("firebreak_hedges_refused_total{{{labels}}} 1")));
+}
+
+#[tokio::test]
 async fn the_time_that_is_left_travels() {
     let (callee, mut told) = telling(503).await;
     let policy = json!({"timeouts": {"request": "5s"},

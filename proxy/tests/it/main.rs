@@ -12,6 +12,7 @@ mod fault_positions;
 mod faults;
 mod grpc_retries;
 mod health;
+mod hedging;
 mod http2;
 mod layers;
 mod lifecycle;

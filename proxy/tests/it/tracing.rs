@@ -113,6 +113,28 @@ async fn a_call_and_each_try_is_a_span_whose_child_the_callee_is() {
 }
 
 #[tokio::test]
+async fn a_second_try_beside_a_slow_one_is_a_span_too() {
+    let (collector, mut takes) = collector(&[200]).await;
+    let (slow, fast) = (Callee::hanging().await, Callee::answering(&[200]).await);
+    let mesh = Mesh::set(
+        traced(&format!("http://{}", collector.address), 0.0),
+        &[slow.address, fast.address],
+        json!({"protocol": "Http"}),
+        &[("TrafficPolicy", json!({"hedge": {"after": "20ms", "maxExtraLoadPercent": 100}}))],
+    );
+    assert_eq!(mesh.send(Request::get("/").header("traceparent", W3C)).await.status, 200);
+    let spans = spans(takes.recv().await.unwrap());
+    let [call, first, second] = spans.as_slice() else { panic!("{spans:#?}") };
+    let told = |span| ["firebreak.outcome", "firebreak.hedge"].map(|key| attribute(span, key));
+    assert_eq!(told(first), [Some("cancelled".to_owned()), None]);
+    assert_eq!(told(second), ["answered", "true"].map(|word| Some(word.to_owned())));
+    assert!(
+        first.start < second.start && second.start < first.end && first.end <= call.end,
+        "side by side: {spans:#?}"
+    );
+}
+
+#[tokio::test]
 async fn b3_goes_on_as_b3_and_what_is_not_sampled_as_it_came() {
     let (collector, _takes) = collector(&[200]).await;
     let (callee, mut told) = flaky().await;

@@ -81,7 +81,7 @@ async fn state_survives_changes_that_do_not_concern_it() {
     assert_eq!(after.gate.usage().requests, 1, "who is inside stays counted");
     assert!(after.gate.try_acquire(Need::Stream).is_some(), "the new limit is in force");
     assert_eq!(before.id, after.id, "and so are the connections");
-    let budget = |callee: &Callee| Arc::as_ptr(callee.policy.as_ref().unwrap().budget.as_ref().unwrap());
+    let budget = |callee: &Callee| Arc::as_ptr(callee.policy.as_ref().unwrap().extra.budget.as_ref().unwrap());
     assert_eq!(budget(&before), budget(&after));
     drop(held);
 }

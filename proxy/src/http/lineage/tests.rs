@@ -85,7 +85,7 @@ fn what_concerns_no_other_call_is_not_entered() {
     ]);
     let entered = lineage.enter(&strange, Instant::now(), None, strange.get("traceparent")).unwrap();
     assert_eq!((entered.origin.trace, entered.origin.attempt), (None, 0));
-    assert_eq!(attempts(3), ["1/3", "2/3", "3/3"].map(HeaderValue::from_static).into());
+    assert_eq!(attempts(3), ["1/3", "2/3", "3/3"].map(HeaderValue::from_static));
 }
 
 #[test]
