@@ -36,7 +36,7 @@ impl Sending<'_> {
     /// Makes a try, and one more beside it if it is slow and the policy wants that. What the one brought that decided.
     pub(super) async fn race(&mut self, admitted: Admitted) -> Result<Got, Reason> {
         let first = self.begin_first(admitted);
-        // In a box: a request without a second try does not carry the room for one.
+        // In boxes: a request without a second try does not carry the room for one.
         let mut second = None;
         let (by, outcome) = {
             let this = &*self;
@@ -50,7 +50,7 @@ impl Sending<'_> {
                 // What has a head is not slow any more, although its status may be to come.
                 None if first.answered.get() => this.alone(&first, one.await),
                 None => match this.second(&first) {
-                    Ok(begun) => this.both(&first, one, second.insert(Box::new(begun))).await,
+                    Ok(begun) => Box::pin(this.both(&first, one, second.insert(Box::new(begun)))).await,
                     Err(cause) => {
                         this.shard().hedges_refused[cause as usize].increment();
                         this.alone(&first, one.await)
@@ -124,7 +124,7 @@ impl Sending<'_> {
         mut one: Pin<&mut impl Future<Output = Result<Got, Reason>>>,
         second: &'t Try,
     ) -> (&'t Try, Result<Got, Reason>) {
-        let mut two = Box::pin(self.bounded_try(second));
+        let mut two = pin!(self.bounded_try(second));
         let either = poll_fn(|cx| match one.as_mut().poll(cx) {
             Poll::Ready(outcome) => Poll::Ready((first, second, outcome)),
             Poll::Pending => two.as_mut().poll(cx).map(|outcome| (second, first, outcome)),

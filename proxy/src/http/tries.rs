@@ -1,8 +1,8 @@
 //! The tries of a call, as its record tells them.
 //!
 //! A request that succeeds at once must not pay for what nobody will read: only the try that is under way is held, in the
-//! call itself. It moves to the heap when another follows it, or is made beside it, and becomes text in a record when the call is over and did not
-//! simply succeed.
+//! call itself. It moves to the heap when another follows it, or is made beside it, and becomes text in a record when the call is
+//! over and did not simply succeed.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
