@@ -52,6 +52,15 @@ pub(super) struct Try {
     pub(super) permit: Cell<Option<Permit>>,
 }
 
+impl Try {
+    /// The head of a response has come, and how the call ended has not. A wait for that is not the callee's time.
+    fn awaits_status(&self) {
+        let mut admitted = self.admitted.take();
+        admitted.answered(Instant::now());
+        self.admitted.set(admitted);
+    }
+}
+
 impl Sending<'_> {
     /// Begins a try.
     pub(super) fn begin(&self, admitted: Admitted, used: Option<Used>, permit: Option<Permit>) -> Try {
@@ -62,7 +71,7 @@ impl Sending<'_> {
         }
         let address = admitted.endpoint.unwrap_or(self.call.link.destination);
         let number = self.call.tries.borrow_mut().begin(address, permit.is_some(), now);
-        let faulty = !self.call.callee.faults.is_empty() && self.call.link.first_try.get().is_none();
+        let faulty = !self.call.callee.faults.is_empty() && self.call.first_try.get().is_none();
         let hit = if faulty { self.call.draw(&self.head.borrow(), Position::Attempt, number, now) } else { None };
         Try {
             number,
@@ -109,7 +118,7 @@ impl Sending<'_> {
     }
 
     async fn one_try(&self, one: &Try) -> Result<Got, Reason> {
-        if let Some(reason) = self.call.link.first_try.take() {
+        if let Some(reason) = self.call.first_try.take() {
             return Err(reason);
         }
         if let Some(struck) = &one.hit
@@ -130,6 +139,7 @@ impl Sending<'_> {
         let mut answer = target.exchange(self.source, write).await?;
         one.answered.set(true);
         if self.may_end_in_trailers(&answer) {
+            one.awaits_status();
             let wait = Instant::now() + defaults::TRAILERS_WAIT;
             answer.look_ahead(end.map_or(wait, |end| end.at.min(wait))).await?;
         }

@@ -3,7 +3,12 @@
 //! A call is entered in the books exactly once: when it is told its end, or, if nobody tells it, when it is dropped, which
 //! means that the caller went away. So the fates of a callee always add up to its requests.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use firebreak_crds::spec::Position;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, request::Parts};
@@ -72,6 +77,10 @@ pub struct Call {
     pub struck: Option<Rc<Struck>>,
     /// What it does to the answer's body.
     pub spoil: Option<Box<Spoil>>,
+    /// Whether a clock of the last try ran out while its callee waited for the rest of the request.
+    pub awaits_caller: Cell<bool>,
+    /// Why there is no connection for its first try, where one was dialled for it before it came.
+    pub first_try: Cell<Option<Reason>>,
     /// What the callee's application called in vain, as far as is known.
     pub dependency: Option<Box<str>>,
     /// Its trace, if it is sampled.
@@ -96,6 +105,7 @@ impl Call {
         let started = link.first_byte().unwrap_or_else(Instant::now);
         Self {
             callee: link.callee(),
+            first_try: Cell::new(link.first_try.take()),
             link,
             started,
             admitted_at: started,
@@ -107,6 +117,7 @@ impl Call {
             decided: 0,
             fault: None,
             struck: None,
+            awaits_caller: Cell::new(false),
             spoil: None,
             dependency: None,
             trace: None,
@@ -248,6 +259,7 @@ impl Call {
         match reason {
             Reason::CalleeError if self.dependency.is_some() => Domain::CalleeDependency,
             reason if self.is_late_by_fault(reason) => Domain::Injected,
+            reason if reason.is_clock() && self.awaits_caller.get() => Domain::Caller,
             reason if reason.is_clock() && self.attempts() == 0 => Domain::CallerPolicy,
             reason if reason.is_clock() && self.tries.borrow().lacked_connection() => Domain::Network,
             reason => reason.domain(),

@@ -20,13 +20,9 @@ impl Call {
     /// Draws what hits the request, and suffers it: above the policy, whose clocks begin afterwards.
     pub async fn suffer_above(&mut self, head: &Parts) -> Option<Result<Injected, Reason>> {
         let struck = self.draw(head, Position::Request, 0, Instant::now())?;
+        self.strike(Rc::clone(&struck));
         let end = struck.suffer().await;
-        self.strike(struck);
         self.admitted_at = Instant::now();
-        if end.is_some() {
-            // What was dialled for this request is not for the next one to answer for.
-            self.link.first_try.set(None);
-        }
         end
     }
 

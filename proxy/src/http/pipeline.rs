@@ -119,8 +119,8 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
         return Err(Reason::DeadlineSpent);
     }
     // What was dialled for this request has waited already.
-    if let Some(reason) = call.link.first_try.get().filter(|reason| Fate::from(*reason).is_refusal()) {
-        call.link.first_try.set(None);
+    if let Some(reason) = call.first_try.get().filter(|reason| Fate::from(*reason).is_refusal()) {
+        call.first_try.set(None);
         return Err(reason);
     }
     call.callee.take(Instant::now()).map_err(|refused| {
@@ -212,6 +212,8 @@ impl Sending<'_> {
     pub(super) fn ended(&self, one: &Try, outcome: &Result<Got, Reason>) {
         one.admitted.set(self.tell_breakers(one, outcome).unwrap_or_default());
         self.enter(one, ended(outcome, self.call));
+        let is_late = outcome.as_ref().is_err_and(|reason| reason.is_clock());
+        self.call.awaits_caller.set(is_late && self.source.awaits_caller());
     }
 
     /// Enters a try that is over in the books, and among the call's.
@@ -294,7 +296,7 @@ impl Sending<'_> {
 
     /// Asks the breakers, and for an endpoint.
     pub(super) fn pass_breakers(&self) -> Result<Admitted, NotAdmitted> {
-        if self.call.link.first_try.get().is_some() {
+        if self.call.first_try.get().is_some() {
             // What was dialled for this request has asked already.
             return Ok(Admitted::default());
         }
@@ -318,14 +320,18 @@ impl Sending<'_> {
             admitted.answered(Instant::now());
             return Some(admitted);
         }
-        // A try that the request's end cut short says nothing; one that had nearly all of its time says what its own end says.
-        let cut = self.plan.clocks.attempt.is_some_and(|attempt| began.elapsed() < attempt.mul_f64(0.9));
         let verdict = match brought(outcome, self.call) {
             Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
             Brought::Response { .. } => Outcome::Passed,
-            Brought::Nothing { reason: Reason::RequestTimeout, .. } if cut => return None,
-            // How long that is was the caller's choice, unless it was nearly as long as the policy gives.
-            Brought::Nothing { reason: Reason::DeadlineExceeded, .. } if !self.had_its_time(began) => return None,
+            // The callee had nothing to answer yet.
+            Brought::Nothing { reason, .. } if reason.is_clock() && self.source.awaits_caller() => return None,
+            // A try that the request's end cut short says nothing, whether a wait in the bulkhead, a pause or the caller's own
+            // choice left it so little; one that had nearly all of its time says what its own end says.
+            Brought::Nothing { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }
+                if !self.had_its_time(began) =>
+            {
+                return None;
+            }
             Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
             Brought::Nothing { .. } => return None,
         };

@@ -54,8 +54,7 @@ pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answe
     } else if let Some(cut) = call.spoil.as_ref().and_then(|spoil| spoil.foretold(&body)) {
         call.member(cut, Some(head.status)).append_to(&mut head.headers);
     }
-    let has_status = grpc_status.is_some();
-    let tail = Tail::new(call, connection, upload, reason, has_status, activity.zip(clocks.idle), owes_status);
+    let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle), owes_status);
     Response::from_parts(head, ReplyBody::relayed(body, first, tail))
 }
 

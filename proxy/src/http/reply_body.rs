@@ -85,8 +85,6 @@ pub struct Tail {
     upload: Upload,
     /// What the head said already.
     reason: Option<Reason>,
-    /// gRPC: it has come how the call ended.
-    has_grpc_status: bool,
     idle: Option<(Activity, Duration)>,
     /// Whether a gRPC status must still come: a callee that ends without one has broken off, however orderly that looks.
     owes_status: bool,
@@ -112,27 +110,21 @@ impl Ending {
 struct Broken(Reason);
 
 impl Tail {
-    /// `reason` is why the call failed, if the response's head says that it did; `has_grpc_status`, whether that holds its status;
+    /// `reason` is why the call failed, if the response's head says that it did;
     /// `owes_status`, whether it is a gRPC response that must still have one.
     pub fn new(
         call: Call,
         connection: Connection,
         upload: Upload,
         reason: Option<Reason>,
-        has_grpc_status: bool,
         idle: Option<(Activity, Duration)>,
         owes_status: bool,
     ) -> Self {
-        Self { call, connection, upload, reason, has_grpc_status, idle, owes_status }
+        Self { call, connection, upload, reason, idle, owes_status }
     }
 
     /// The last byte has gone.
     fn finish(mut self) {
-        // A call that ends in good order without a status is one that failed, to whoever reads it (gRPC over HTTP/2, "Responses").
-        let is_answer = self.call.status.is_some_and(|status| status.is_success()) && self.call.link.multiplexed;
-        if self.reason.is_none() && self.call.grpc && is_answer && !self.has_grpc_status {
-            self.reason = Some(Reason::CalleeError);
-        }
         match self.reason {
             None => self.call.succeeded(),
             Some(reason) => self.call.failed(reason),
@@ -151,7 +143,6 @@ impl Tail {
     /// What the callee says at its end. A server error gets its reason here as it would in a head.
     fn trailers(&mut self, trailers: &mut HeaderMap) {
         let status = if self.call.grpc { grpc::status(trailers) } else { None };
-        self.has_grpc_status |= status.is_some();
         if std::mem::take(&mut self.owes_status) && status.is_none() {
             self.reason = Some(Reason::ResponseIncomplete);
             trailers.extend(own_trailers(&self.call, Reason::ResponseIncomplete));

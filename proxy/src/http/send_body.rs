@@ -24,46 +24,25 @@ use super::serve::Link;
 pub struct Source {
     kind: Kind,
     activity: Option<Activity>,
+    /// Whether a callee wants the next part of it, and the caller has not sent that.
+    awaited: Option<Rc<Cell<bool>>>,
 }
 
 /// Whether a try has handed over the request's body to its end. A connection on which it has not must not carry another
 /// request, although its response is complete.
 #[derive(Clone, Debug)]
-pub struct Upload(Option<Rc<Cell<State>>>);
-
-/// Where a body is on its way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
-    /// The callee has not taken all of what has come.
-    #[default]
-    Handing,
-    /// The callee has taken it, and the caller has not sent the next part.
-    Awaited,
-    /// It has been handed over to its end.
-    Done,
-}
+pub struct Upload(Option<Rc<Cell<bool>>>);
 
 impl Upload {
     /// Whether nothing is left to send.
     pub fn is_done(&self) -> bool {
-        self.0.as_ref().is_none_or(|state| state.get() == State::Done)
+        self.0.as_ref().is_none_or(|done| done.get())
     }
 
-    /// Whether it is the caller that everybody waits for.
-    pub fn awaits_caller(&self) -> bool {
-        self.0.as_ref().is_some_and(|state| state.get() == State::Awaited)
-    }
-
-    fn set(&self, now: State) {
-        if let Some(state) = &self.0 {
-            state.set(now);
+    fn done(&self) {
+        if let Some(done) = &self.0 {
+            done.set(true);
         }
-    }
-
-    /// Notes whether the caller had the next part ready when the callee wanted it.
-    fn watched<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.set(if polled.is_pending() { State::Awaited } else { State::Handing });
-        polled
     }
 }
 
@@ -87,6 +66,7 @@ struct FromCaller {
     body: Incoming,
     link: Rc<Link>,
     ended: bool,
+    awaited: Rc<Cell<bool>>,
 }
 
 /// What was read so far, and the rest.
@@ -132,17 +112,24 @@ pub enum SendError {
 impl Source {
     /// The body of a request that came on `link`; kept for replay if `keep`, watched if there is an idle clock.
     pub fn new(body: Incoming, link: &Rc<Link>, keep: bool, activity: Option<Activity>) -> Self {
-        let body = FromCaller { ended: body.is_end_stream(), body, link: Rc::clone(link) };
-        let kind = if body.is_end_stream() {
-            Kind::Empty
-        } else if keep {
+        if body.is_end_stream() {
+            return Self { kind: Kind::Empty, activity, awaited: None };
+        }
+        let awaited = Rc::new(Cell::new(false));
+        let body = FromCaller { body, link: Rc::clone(link), ended: false, awaited: Rc::clone(&awaited) };
+        let kind = if keep {
             let hint = body.body.size_hint();
             let kept = Kept { rest: body, hint, frames: Vec::new(), bytes: 0, ended: false, overflown: false, turn: 0 };
             Kind::Kept(Rc::new(RefCell::new(kept)))
         } else {
             Kind::Once(RefCell::new(Some(body)))
         };
-        Self { kind, activity }
+        Self { kind, activity, awaited: Some(awaited) }
+    }
+
+    /// Whether it is the caller that everybody waits for: a callee has taken all that has come, and wants the rest.
+    pub fn awaits_caller(&self) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| awaited.get())
     }
 
     /// Whether all of it has come from the caller and is kept, so that two tries may send it at the same time.
@@ -188,7 +175,9 @@ impl SendBody {
 
 impl FromCaller {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.awaited.set(polled.is_pending());
+        let frame = ready!(polled);
         self.ended |= frame.is_none();
         Poll::Ready(frame.map(|frame| frame.map_err(SendError::Caller)))
     }
@@ -258,13 +247,13 @@ impl Body for SendBody {
         let this = self.get_mut();
         let frame = match &mut this.kind {
             SendKind::Empty => return Poll::Ready(None),
-            SendKind::Once(body) => ready!(this.upload.watched(body.poll_frame(cx))),
+            SendKind::Once(body) => ready!(body.poll_frame(cx)),
             SendKind::Kept { source, next, turn } => {
                 let mut kept = source.borrow_mut();
                 if kept.turn != *turn && !kept.is_whole() {
                     return Poll::Ready(Some(Err(SendError::Superseded.into())));
                 }
-                let frame = ready!(this.upload.watched(kept.poll_frame(next, cx)));
+                let frame = ready!(kept.poll_frame(next, cx));
                 drop(kept);
                 frame
             }
@@ -273,7 +262,7 @@ impl Body for SendBody {
             activity.set(Instant::now());
         }
         if frame.is_none() || this.is_end_stream() {
-            this.upload.set(State::Done);
+            this.upload.done();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

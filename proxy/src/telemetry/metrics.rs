@@ -47,8 +47,14 @@ pub enum Direction {
 pub const CODES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Whose problem a failure is: where a reason does not say it itself, whoever is known to be to blame.
-pub const BLAMED: [Option<Domain>; 5] =
-    [None, Some(Domain::Injected), Some(Domain::CalleeDependency), Some(Domain::CallerPolicy), Some(Domain::Network)];
+pub const BLAMED: [Option<Domain>; 6] = [
+    None,
+    Some(Domain::Injected),
+    Some(Domain::CalleeDependency),
+    Some(Domain::CallerPolicy),
+    Some(Domain::Network),
+    Some(Domain::Caller),
+];
 
 /// What is counted about a callee.
 #[derive(Debug)]

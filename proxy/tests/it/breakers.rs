@@ -7,10 +7,14 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
 
 use super::support::{Body, Callee, Mesh, Seen, call_h2, counts, free_address, h2_request};
 
@@ -303,4 +307,46 @@ async fn a_connection_without_a_word_is_no_probe_that_failed() {
         answered += u32::from(mesh.get("/").await.status == 200);
     }
     assert!(answered > 0 && state(&mesh).await != "open", "{answered}");
+}
+
+/// The proxy cannot know how long a caller takes; the callee has nothing to answer until then.
+#[tokio::test]
+async fn a_caller_that_is_slow_to_send_is_no_failure_of_the_callee() {
+    let callee = Callee::start(|_, request| async move {
+        let whole = request.into_body().collect().await.unwrap().to_bytes();
+        Response::new(Body::from(whole))
+    })
+    .await;
+    let policy = json!({"timeouts": {"attempt": "100ms"}, "circuitBreaker": {"tripOn": {"consecutiveFailures": 2}}});
+    let mesh = Mesh::new(&[callee.address], policy);
+    for _ in 0..3 {
+        let mut slow = TcpStream::connect(mesh.address).await.unwrap();
+        slow.write_all(b"POST / HTTP/1.1\r\nhost: callee\r\ncontent-length: 10\r\n\r\nbegin").await.unwrap();
+        let mut answer = [0; 4096];
+        let count = slow.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        assert!(answer.contains("firebreak-reason=attempt_timeout; firebreak-domain=caller;"), "{answer}");
+    }
+    assert_eq!(mesh.get("/").await.status, 200, "the breaker is closed");
+}
+
+/// What was left of a request's time after a wait in the caller's own bulkhead says nothing of the callee.
+#[tokio::test]
+async fn a_wait_in_the_bulkhead_is_not_the_callees_time() {
+    let callee = Callee::start(|_, _| async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        Response::new(Body::default())
+    })
+    .await;
+    let policy = json!({
+        "timeouts": {"request": "400ms"},
+        "bulkhead": {"maxRequests": 1, "maxPending": 10, "maxPendingTime": "5s"},
+        "circuitBreaker": {"tripOn": {"consecutiveFailures": 1}},
+    });
+    let mesh = Mesh::new(&[callee.address], policy);
+    let (one, other) = futures::future::join(mesh.get("/"), mesh.get("/")).await;
+    let mut statuses = [one.status.as_u16(), other.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 504]);
+    assert_eq!(mesh.get("/").await.status, 200, "the breaker is closed");
 }
