@@ -4,7 +4,7 @@
 
 mod callers;
 mod causes;
-
+mod envoy;
 mod frames;
 mod peers;
 
