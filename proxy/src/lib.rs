@@ -19,6 +19,7 @@ pub mod redirect;
 pub mod route;
 pub mod sidecar;
 pub mod snapshot;
+mod sync;
 pub mod telemetry;
 pub mod upstream;
 pub mod verdict;

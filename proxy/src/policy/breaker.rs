@@ -30,13 +30,12 @@ mod state;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+        atomic::Ordering::{Relaxed, SeqCst},
     },
     time::Duration,
 };
 
 use firebreak_crds::spec::Force;
-use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::peers::Seat;
@@ -46,6 +45,7 @@ pub use self::{
     state::{Counts, STATES, State},
 };
 use super::window::Window;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard};
 
 /// What became of a try that reached the callee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

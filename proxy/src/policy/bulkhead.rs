@@ -20,22 +20,18 @@ mod open;
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
 use firebreak_crds::spec::{self, defaults};
-use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 pub use self::open::{Opened, Room};
-use crate::verdict::Reason;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, timeout_at};
 
 /// What a policy says, defaults applied; what it leaves out is unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,16 +274,6 @@ impl Gate {
             return false;
         }
         true
-    }
-}
-
-impl From<Refused> for Reason {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Full => Self::BulkheadFull,
-            Refused::TimedOut => Self::BulkheadTimeout,
-            Refused::Deadline => Self::RequestTimeout,
-        }
     }
 }
 

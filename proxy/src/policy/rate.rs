@@ -4,13 +4,12 @@
 //! generic cell rate algorithm, ITU-T I.371). A request moves that moment by the time of one token; one that would move it
 //! further ahead than the bucket is deep is refused. Workers share it without a lock, and the limit is exact.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use firebreak_crds::spec::RateLimit;
 use tokio::time::Instant;
+
+use crate::sync::AtomicU64;
 
 /// Requests that one callee may still be sent.
 #[derive(Debug)]

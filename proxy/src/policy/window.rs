@@ -4,12 +4,11 @@
 //! turn reads as zero and is replaced by the first write of the new turn in the same atomic step, so expiry needs neither
 //! a timer nor a lock, and no increment is lost to a reset.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::Instant;
+
+use crate::sync::AtomicU64;
 
 /// Slots in the window: one that expires changes a sum by about a tenth.
 const SLOTS: usize = 10;

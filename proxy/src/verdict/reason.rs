@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+use crate::policy::bulkhead::Refused;
+
 /// A stable reason. The order is that of [`REASONS`] and of nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -305,6 +307,16 @@ impl Reason {
 
     fn said(self) -> &'static Said {
         &SAID[self as usize]
+    }
+}
+
+impl From<Refused> for Reason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::BulkheadFull,
+            Refused::TimedOut => Self::BulkheadTimeout,
+            Refused::Deadline => Self::RequestTimeout,
+        }
     }
 }
 

@@ -15,17 +15,17 @@
 //! All workers share it, without a lock: a try costs two counts and an exchange of one word.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use firebreak_crds::spec::defaults;
 use tokio::time::Instant;
 
-use crate::policy::breaker::Outcome;
+use crate::{
+    policy::breaker::Outcome,
+    sync::{AtomicU32, AtomicU64},
+};
 
 /// What is known of one endpoint, by all workers.
 #[derive(Debug)]

@@ -6,17 +6,14 @@
 //! closed again: until then it does not take its whole share.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
 use super::{ALL, BAD, Breaker, Rate, State};
-use crate::policy::window::Window;
+use crate::{policy::window::Window, sync::AtomicU32};
 
 /// The endpoints of one callee that are compared, shared by their breakers.
 #[derive(Debug)]
