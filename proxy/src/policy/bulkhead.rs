@@ -14,7 +14,7 @@
 //! limit is reached, asks the caller to give up an idle one first. Since leases never exceed the limit, there then always
 //! is an idle one somewhere.
 //!
-//! The way through is one or two atomic additions; only who has to wait, or leaves while others wait, takes the lock.
+//! The way through is one exchange of a word; only who has to wait, or leaves while others wait, takes the lock.
 
 mod open;
 
@@ -75,8 +75,9 @@ pub struct Gate {
     max_requests: AtomicU32,
     max_pending: AtomicU32,
     max_pending_millis: AtomicU64,
-    requests: AtomicU32,
-    leases: AtomicU32,
+    /// Leases (the upper half) and requests in flight: one word, so that what takes both takes both or neither, and nobody is
+    /// kept out by what another takes and gives back again.
+    used: AtomicU64,
     sockets: AtomicU32,
     freed: Notify,
     wanting: AtomicU32,
@@ -145,8 +146,7 @@ impl Gate {
             max_requests: AtomicU32::new(0),
             max_pending: AtomicU32::new(0),
             max_pending_millis: AtomicU64::new(0),
-            requests: AtomicU32::new(0),
-            leases: AtomicU32::new(0),
+            used: AtomicU64::new(0),
             sockets: AtomicU32::new(0),
             freed: Notify::new(),
             wanting: AtomicU32::new(0),
@@ -209,7 +209,7 @@ impl Gate {
     /// What is in use now.
     pub fn usage(&self) -> Usage {
         Usage {
-            requests: self.requests.load(SeqCst),
+            requests: requests(self.used.load(SeqCst)),
             connections: self.sockets.load(SeqCst),
             pending: self.waiting.load(SeqCst),
         }
@@ -264,16 +264,13 @@ impl Gate {
 
     /// Takes what `need` needs, all or nothing.
     fn admit(&self, need: Need) -> bool {
-        if need.place() && !take(&self.requests, &self.max_requests) {
-            return false;
-        }
-        if need.lease() && !take(&self.leases, &self.max_connections) {
-            if need.place() {
-                self.requests.fetch_sub(1, SeqCst);
-            }
-            return false;
-        }
-        true
+        let (max_requests, max_connections) = (self.max_requests.load(SeqCst), self.max_connections.load(SeqCst));
+        let take = |used| {
+            let room =
+                (!need.place() || requests(used) < max_requests) && (!need.lease() || leases(used) < max_connections);
+            room.then(|| used + need.word())
+        };
+        self.used.fetch_update(SeqCst, SeqCst, take).is_ok()
     }
 }
 
@@ -285,16 +282,16 @@ impl Need {
     fn lease(self) -> bool {
         self != Self::Stream
     }
+
+    /// What it adds to what is used.
+    fn word(self) -> u64 {
+        u64::from(self.lease()) << 32 | u64::from(self.place())
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.need.place() {
-            self.gate.requests.fetch_sub(1, SeqCst);
-        }
-        if self.need.lease() {
-            self.gate.leases.fetch_sub(1, SeqCst);
-        }
+        self.gate.used.fetch_sub(self.need.word(), SeqCst);
         self.gate.wake();
     }
 }
@@ -315,6 +312,16 @@ impl Drop for Queued<'_> {
 fn take(used: &AtomicU32, limit: &AtomicU32) -> bool {
     let limit = limit.load(SeqCst);
     used.fetch_update(SeqCst, SeqCst, |used| (used < limit).then(|| used + 1)).is_ok()
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+fn requests(used: u64) -> u32 {
+    used as u32
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "half of it is left")]
+fn leases(used: u64) -> u32 {
+    (used >> 32) as u32
 }
 
 fn length(queue: &VecDeque<Waiter>) -> u32 {
