@@ -2,9 +2,13 @@
 //!
 //! The window is a ring of slots, and each counter carries the turn it belongs to in its upper half. A counter of an older
 //! turn reads as zero and is replaced by the first write of the new turn in the same atomic step, so expiry needs neither
-//! a timer nor a lock, and no increment is lost to a reset.
+//! a timer nor a lock, and no increment is lost to a reset. Who comes so late that its slot belongs to a newer turn adds
+//! nothing: its own turn is out of the window by then.
+//!
+//! Several counters are read together, and the last of those that add has to see what all of them added, whichever slot and
+//! kind that was in. Therefore all is `SeqCst`, which on x86 costs the same as less.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use tokio::time::Instant;
 
@@ -59,16 +63,25 @@ impl<const KINDS: usize> Window<KINDS> {
         self.slots.iter().map(|slot| slot[kind].within(turn.0)).sum()
     }
 
-    /// Forgets everything, and takes it out of `sum`, a window of the same slices to which all of it was added too.
+    /// Adds to the count of `kind` in `sum` too, a window of the same slices. That comes first: what is here can then be taken
+    /// out of it at any time.
+    pub fn add_with(&self, sum: &Self, turn: Turn, kind: usize, by: i32) {
+        sum.add(turn, kind, by);
+        self.add(turn, kind, by);
+    }
+
+    /// Forgets everything, and takes it out of `sum`, to which all of it was added by [`add_with`](Self::add_with).
     pub fn take_out_of(&self, sum: &Self) {
         for (own, of_all) in self.slots.iter().flatten().zip(sum.slots.iter().flatten()) {
-            of_all.subtract(own.0.swap(0, Relaxed));
+            if own.0.load(SeqCst) != 0 {
+                of_all.subtract(own.0.swap(0, SeqCst));
+            }
         }
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        self.slots.iter().flatten().for_each(|counter| counter.0.store(0, Relaxed));
+        self.slots.iter().flatten().for_each(|counter| counter.0.store(0, SeqCst));
     }
 }
 
@@ -76,10 +89,11 @@ impl Counter {
     fn add(&self, turn: u64, by: i32) {
         let update = |old: u64| {
             let count = if old >> 32 == turn { old & u64::from(u32::MAX) } else { 0 };
-            Some(turn << 32 | count.saturating_add_signed(i64::from(by)).min(u64::from(u32::MAX)))
+            let count = count.saturating_add_signed(i64::from(by)).min(u64::from(u32::MAX));
+            (old >> 32 <= turn).then_some(turn << 32 | count)
         };
-        // The closure never declines, so this cannot fail.
-        let _ = self.0.fetch_update(Relaxed, Relaxed, update);
+        // Declining means that the slot has turned: what belongs to its last turn is forgotten already.
+        let _ = self.0.fetch_update(SeqCst, SeqCst, update);
     }
 
     /// Takes a count of a turn away, if that is the turn of this one.
@@ -87,12 +101,12 @@ impl Counter {
         let count = value & u64::from(u32::MAX);
         let update = |old: u64| (old >> 32 == value >> 32).then(|| old - count.min(old & u64::from(u32::MAX)));
         // Declining means that the slot has turned: what was in it is forgotten already.
-        let _ = self.0.fetch_update(Relaxed, Relaxed, update);
+        let _ = self.0.fetch_update(SeqCst, SeqCst, update);
     }
 
     /// The count, if it is of the last turns up to `turn`.
     fn within(&self, turn: u64) -> u64 {
-        let value = self.0.load(Relaxed);
+        let value = self.0.load(SeqCst);
         if (value >> 32) + SLOTS as u64 > turn { value & u64::from(u32::MAX) } else { 0 }
     }
 }
@@ -125,8 +139,7 @@ mod tests {
         let (one, other) = (all.like(), all.like());
         let at = |seconds| all.turn(start + Duration::from_secs(seconds));
         for (window, seconds, by) in [(&one, 0, 3), (&one, 5, 4), (&other, 0, 10), (&one, 11, 1)] {
-            window.add(at(seconds), 0, by);
-            all.add(at(seconds), 0, by);
+            window.add_with(&all, at(seconds), 0, by);
         }
         assert_eq!(all.sum(at(11), 0), 5, "of the first slice nothing is left");
         one.take_out_of(&all);

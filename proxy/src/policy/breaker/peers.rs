@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{ALL, BAD, Breaker, Rate, State};
-use crate::{policy::window::Window, sync::AtomicU32};
+use crate::{policy::window::Window, sync::AtomicU64};
 
 /// The endpoints of one callee that are compared, shared by their breakers.
 #[derive(Debug)]
@@ -21,8 +21,9 @@ pub struct Peers {
     /// What became of tries at all of them that are not out.
     outcomes: Window<2>,
     rate: Option<Rate>,
-    most_out: AtomicU32,
-    out: AtomicU32,
+    /// How many may be out (the upper half), and how many are: one word, so that a seat is never taken by what was said of
+    /// endpoints that have left.
+    seats: AtomicU64,
 }
 
 /// The right to be out, given back when it is dropped.
@@ -34,8 +35,7 @@ impl Peers {
     /// yet.
     pub fn new(rate: Option<Rate>, now: Instant) -> Arc<Self> {
         let length = rate.map_or(Duration::from_secs(10), |rate| rate.window);
-        let (most_out, out) = (AtomicU32::new(0), AtomicU32::new(0));
-        Arc::new(Self { outcomes: Window::new(length, now), rate, most_out, out })
+        Arc::new(Self { outcomes: Window::new(length, now), rate, seats: AtomicU64::new(0) })
     }
 
     /// The share above that of the others.
@@ -45,23 +45,28 @@ impl Peers {
 
     /// Says how many endpoints there are: at most half of them may be out.
     pub fn count(&self, endpoints: usize) {
-        self.most_out.store(u32::try_from(endpoints / 2).unwrap_or(u32::MAX), SeqCst);
+        let most = u64::from(u32::try_from(endpoints / 2).unwrap_or(u32::MAX));
+        // The closure never declines, so this cannot fail.
+        let _ = self.seats.fetch_update(SeqCst, SeqCst, |seats| Some(most << 32 | out(seats)));
     }
 
     /// Closes breakers of these, whose peers these are, until no more are out than may be, as after others have left: first
     /// those that have come furthest.
     pub fn settle<'a>(&self, breakers: impl Iterator<Item = &'a Breaker>, now: Instant) {
-        let too_many = || self.out.load(SeqCst) > self.most_out.load(SeqCst);
+        let too_many = || {
+            let seats = self.seats.load(SeqCst);
+            out(seats) > most_out(seats)
+        };
         if !too_many() {
             return;
         }
-        let mut out: Vec<_> = breakers.collect();
-        out.sort_by_key(|breaker| match breaker.state() {
+        let mut breakers: Vec<_> = breakers.collect();
+        breakers.sort_by_key(|breaker| match breaker.state() {
             State::Recovering => 0,
             State::HalfOpen => 1,
             _ => 2,
         });
-        out.into_iter().take_while(|_| too_many()).for_each(|breaker| breaker.pardon(now));
+        breakers.into_iter().take_while(|_| too_many()).for_each(|breaker| breaker.pardon(now));
     }
 
     /// A window for the outcomes of one endpoint, with slices like those of all.
@@ -71,8 +76,8 @@ impl Peers {
 
     /// The right to be out, if one is left.
     pub(super) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
-        let most = self.most_out.load(SeqCst);
-        let taken = self.out.fetch_update(SeqCst, SeqCst, |out| (out < most).then_some(out + 1));
+        let take = |seats| (out(seats) < most_out(seats)).then_some(seats + 1);
+        let taken = self.seats.fetch_update(SeqCst, SeqCst, take);
         taken.is_ok().then(|| Seat(Arc::clone(self)))
     }
 
@@ -80,10 +85,8 @@ impl Peers {
     pub(super) fn stands_out(&self, own: &Window<2>, failed: bool, now: Instant) -> bool {
         let Some(rate) = self.rate else { return false };
         let turn = self.outcomes.turn(now);
-        for window in [own, &self.outcomes] {
-            window.add(turn, ALL, 1);
-            window.add(turn, BAD, i32::from(failed));
-        }
+        own.add_with(&self.outcomes, turn, ALL, 1);
+        own.add_with(&self.outcomes, turn, BAD, i32::from(failed));
         if !failed {
             return false;
         }
@@ -106,8 +109,16 @@ impl Peers {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.out.fetch_sub(1, SeqCst);
+        self.0.seats.fetch_sub(1, SeqCst);
     }
+}
+
+fn most_out(seats: u64) -> u64 {
+    seats >> 32
+}
+
+fn out(seats: u64) -> u64 {
+    seats & u64::from(u32::MAX)
 }
 
 #[cfg(test)]

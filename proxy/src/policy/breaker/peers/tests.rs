@@ -169,7 +169,7 @@ proptest! {
             group.now += Duration::from_millis(millis);
             group.send(endpoint % endpoints, outcome, 2);
             prop_assert!(group.out() <= endpoints / 2);
-            prop_assert_eq!(group.peers.out.load(SeqCst) as usize, group.out());
+            prop_assert_eq!(out(group.peers.seats.load(SeqCst)), group.out() as u64);
         }
     }
 }
