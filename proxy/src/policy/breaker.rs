@@ -45,7 +45,7 @@ pub use self::{
     state::{Counts, STATES, State},
 };
 use super::window::Window;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard};
+use crate::sync::{AtomicU64, Mutex, MutexGuard};
 
 /// What became of a try that reached the callee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ pub struct Breaker {
     limits: Limits,
     /// Generation, and the state in the lowest three bits.
     word: AtomicU64,
-    consecutive: AtomicU32,
+    /// Failures in a row, under the generation (the upper half) that they are of.
+    consecutive: AtomicU64,
     outcomes: Window<2>,
     paces: Window<2>,
     inner: Mutex<Inner>,
@@ -209,7 +210,7 @@ impl Breaker {
         Arc::new(Self {
             limits,
             word: AtomicU64::new(state as u64),
-            consecutive: AtomicU32::new(0),
+            consecutive: AtomicU64::new(0),
             outcomes,
             paces: window(limits.slow.map(|slow| slow.rate.window)),
             inner: Mutex::new(inner),
@@ -365,14 +366,15 @@ impl Breaker {
                 Phase::Resting
             }
         };
-        self.forget();
-        self.counts.entered[state as usize].fetch_add(1, Relaxed);
         let generation = (self.word.load(SeqCst) >> 3) + 1;
+        self.forget(generation);
+        self.counts.entered[state as usize].fetch_add(1, Relaxed);
         self.word.store(generation << 3 | state as u64, SeqCst);
     }
 
-    fn forget(&self) {
-        self.consecutive.store(0, SeqCst);
+    /// Begins to count anew, for a generation.
+    fn forget(&self, generation: u64) {
+        self.consecutive.store(generation << 32, SeqCst);
         self.peers.as_ref().map_or_else(|| self.outcomes.clear(), |peers| peers.forget(&self.outcomes));
         self.paces.clear();
     }
@@ -386,7 +388,7 @@ impl Breaker {
         let seat = self.peers.as_ref().map(Peers::take_seat);
         if seat.as_ref().is_some_and(Option::is_none) {
             self.counts.kept_in.fetch_add(1, Relaxed);
-            self.forget();
+            self.forget(self.word.load(SeqCst) >> 3);
             return;
         }
         inner.seat = seat.flatten();
@@ -401,7 +403,7 @@ impl Breaker {
         let slow = self.limits.slow.is_some_and(|slow| took > slow.threshold);
         match State::of(ticket.generation) {
             State::Closed => {
-                if self.counts_and_trips(outcome, slow, now) {
+                if self.counts_and_trips(ticket.generation, outcome, slow, now) {
                     let mut inner = self.inner.lock();
                     if self.word.load(SeqCst) == ticket.generation {
                         self.trip(&mut inner, now);
@@ -414,21 +416,31 @@ impl Breaker {
         }
     }
 
-    fn counts_and_trips(&self, outcome: Outcome, slow: bool, now: Instant) -> bool {
+    /// Counts an outcome. One whose generation ends at this very moment is none of the next one's failures in a row; in a window
+    /// it may count there as one more.
+    fn counts_and_trips(&self, word: u64, outcome: Outcome, slow: bool, now: Instant) -> bool {
         let failed = outcome == Outcome::Failed;
-        let in_a_row = if failed {
-            self.consecutive.fetch_add(1, SeqCst).saturating_add(1)
-        } else {
-            if self.consecutive.load(Relaxed) != 0 {
-                self.consecutive.store(0, SeqCst);
-            }
-            0
-        };
-        let rows = self.limits.consecutive.is_some_and(|most| in_a_row >= most);
+        let in_a_row = self.in_a_row(word >> 3, failed);
+        let rows = self.limits.consecutive.is_some_and(|most| in_a_row >= u64::from(most));
         let fails = self.limits.failures.is_some_and(|rate| exceeds(&self.outcomes, rate, failed, now));
         let slows = self.limits.slow.is_some_and(|limit| exceeds(&self.paces, limit.rate, slow, now));
         let stands_out = self.peers.as_ref().is_some_and(|peers| peers.stands_out(&self.outcomes, failed, now));
         rows || fails || slows || stands_out
+    }
+
+    /// Failures in a row, with this outcome.
+    fn in_a_row(&self, generation: u64, failed: bool) -> u64 {
+        let count = |row: u64| row & u64::from(u32::MAX);
+        let same = |row: u64| row >> 32 == generation & u64::from(u32::MAX);
+        if failed {
+            let add = |row| (same(row) && count(row) < u64::from(u32::MAX)).then(|| row + 1);
+            self.consecutive.fetch_update(SeqCst, SeqCst, add).map_or(0, |row| count(row) + 1)
+        } else {
+            let end = |row| (same(row) && count(row) != 0).then(|| row - count(row));
+            // Declining leaves a row that is none, or of another generation.
+            let _ = self.consecutive.fetch_update(SeqCst, SeqCst, end);
+            0
+        }
     }
 
     fn probed(&self, ticket: &Ticket, healthy: bool, now: Instant) {
@@ -456,7 +468,7 @@ impl Breaker {
         if self.word.load(SeqCst) != ticket.generation {
             return;
         }
-        let trips = self.counts_and_trips(outcome, slow, now);
+        let trips = self.counts_and_trips(ticket.generation, outcome, slow, now);
         if let Phase::Recovering { good, bad, under_way, .. } = &mut inner.phase {
             *under_way -= u32::from(ticket.answered.is_none());
             *if slow || outcome == Outcome::Failed { bad } else { good } += 1;
