@@ -4,6 +4,9 @@
 //!
 //! It is a crate of its own because `--cfg loom`, the usual way, would take tokio's sockets and timers from the whole proxy.
 
+// The files' own tests are the proxy's.
+#![cfg(not(test))]
+
 pub mod sync;
 
 /// The protections that workers share.
@@ -21,7 +24,7 @@ pub mod policy {
 }
 
 /// How often a thread is stopped where it could have gone on. Most defects need one or two; each more multiplies the time.
-const PREEMPTIONS: usize = 2;
+const PREEMPTIONS: usize = 3;
 
 /// Runs a model in every order of events, up to [`PREEMPTIONS`].
 pub fn check(model: impl Fn() + Send + Sync + 'static) {

@@ -1,7 +1,8 @@
 //! The names of the proxy's module `sync`, by loom.
 //!
-//! Loom takes `SeqCst` for `AcqRel`, and would find what cannot happen. Here a load with `SeqCst` is an addition of nothing,
-//! which sees the latest value: what is `SeqCst` throughout then behaves as the language says, and what is weaker stays so.
+//! Loom takes `SeqCst` for `AcqRel`, and would find what cannot happen. Here a load with `SeqCst` is an addition of nothing and
+//! a store an exchange, which both go by the latest value: what is `SeqCst` throughout then behaves as the language says, and
+//! what is weaker stays so.
 //! Reference counts and tokio's channels are taken as they are: each of their operations is one step.
 
 use std::{
@@ -40,7 +41,11 @@ macro_rules! atomic {
             }
 
             pub fn store(&self, value: $number, order: Ordering) {
-                self.0.store(value, order);
+                if order == SeqCst {
+                    self.0.swap(value, Release);
+                } else {
+                    self.0.store(value, order);
+                }
             }
 
             pub fn swap(&self, value: $number, order: Ordering) -> $number {

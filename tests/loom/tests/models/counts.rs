@@ -59,6 +59,21 @@ fn who_comes_a_whole_window_late_takes_nothing_from_who_came_in_time() {
     });
 }
 
+#[test]
+fn a_sum_holds_what_its_parts_hold_when_one_is_taken_out_meanwhile() {
+    check(|| {
+        let start = Instant::now();
+        let sum = Arc::new(Window::<1>::new(SECOND, start));
+        let (part, turn) = (Arc::new(sum.like()), sum.turn(start));
+        part.add_with(&sum, turn, 0, 2);
+        twice({
+            let (part, sum) = (Arc::clone(&part), Arc::clone(&sum));
+            move |thread| if thread == 0 { part.take_out_of(&sum) } else { part.add_with(&sum, turn, 0, 1) }
+        });
+        assert_eq!(sum.sum(turn, 0), part.sum(turn, 0));
+    });
+}
+
 fn budget(parts_per_million: u32, min_per_second: u32, now: Instant) -> Arc<Budget> {
     Arc::new(Budget::new(budget::Limits { parts_per_million, min_per_second, window: SECOND }, now))
 }
