@@ -293,3 +293,6 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
         .max_header_list_size(MAX_HEAD_READ);
     builder
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 """Small requests on connections that stay open: CPU a request."""
 
 import measure
-from peers import PEERS, Setup, with_before
+from peers import PEERS, Setup
 from report import Promise, Report, not_the_limit
 
 COLUMNS = [
@@ -23,13 +23,6 @@ def http2(bench):
     """HTTP/2, 8 connections of 16 streams, small bodies: CPU a request."""
     rows, direct = compare(bench, Setup("http2"), PEERS)
     return report(rows, direct, [Promise("CPU a request, of Envoy's", ratio(rows, "envoy"), 0.60)], ("firebreak", "envoy"))
-
-
-def quick(bench):
-    """One look at HTTP/1.1 beside Envoy, with room for a noisy machine."""
-    rows, direct = compare(bench, Setup("http1"), with_before("firebreak", "envoy"))
-    promises = [Promise("CPU a request, of Envoy's", ratio(rows, "envoy"), 0.75)]
-    return Report(COLUMNS, table(rows, direct), [*promises, failed(rows)], raw={**rows, "direct": direct})
 
 
 def compare(bench, setup, names):
