@@ -1,0 +1,134 @@
+//! The soak: a proxy in a process of its own, under load, while everything around it misbehaves and its config changes each second.
+//! When the load has stopped, nothing may be left of it, and each request must be in the books exactly once.
+//!
+//! ```text
+//! firebreak-soak [--seconds 45] [--seed N]
+//! ```
+
+mod books;
+mod callers;
+mod config;
+mod exchange;
+mod peers;
+mod proxy;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use clap::{Parser, Subcommand};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::{books::Rest, peers::Peers, proxy::Child, world::World};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long the load lasts before the memory that it takes is compared with that at the end: by then all that is taken once and
+/// kept (buffers, the allocator's pages, the flight recorder) is there.
+const WARM_UP: Duration = Duration::from_secs(12);
+/// How long callers may take to end what they have begun: longer than any clock of the policies and any pause of a caller.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Load a proxy while everything around it misbehaves, and see that nothing is left of it
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// How long the load lasts after it has warmed up
+    #[arg(long, default_value_t = 45)]
+    seconds: u64,
+    /// What chance begins with; the same seed brings the same order of what each caller does
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// The proxy itself, which the soak starts; configs come by standard input
+    #[command(hide = true)]
+    Proxy,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    match args.part {
+        Some(Part::Proxy) => proxy::run(),
+        None => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(soak(
+                Duration::from_secs(args.seconds),
+                args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
+            ))
+        }
+    }
+}
+
+async fn soak(length: Duration, seed: u64) -> anyhow::Result<()> {
+    println!("soak: {length:?} after {WARM_UP:?} of warm-up, --seed {seed}");
+    let peers = Peers::start().await?;
+    let mut child = Child::start().await?;
+    let services = config::Service::all()?;
+    let world = Arc::new(World::new(seed, peers, services));
+    let mut revision = 0;
+    child.publish(&config::calm(&world)).await?;
+    let before = child.rest().await?;
+    println!("before: {before}");
+
+    load(&world, &mut child, WARM_UP, &mut revision).await.context("during the warm-up")?;
+    let warm = settled(&world, &mut child, &before).await.context("after the warm-up")?;
+    println!("warm: {warm}");
+    load(&world, &mut child, length, &mut revision).await?;
+    let end = settled(&world, &mut child, &before).await?;
+    println!("end: {end}");
+
+    books::account(&world, &child.metrics().await?)?;
+    end.compare(&warm)?;
+    world.verdict()?;
+    child.stop().await?;
+    println!("soak: every request is accounted for, and nothing is left of them");
+    Ok(())
+}
+
+/// Callers at work for a while, with a new config each second; then until each of them has ended what it had begun.
+async fn load(world: &Arc<World>, child: &mut Child, length: Duration, revision: &mut u64) -> anyhow::Result<()> {
+    let end = Instant::now() + length;
+    let mut callers = callers::start(world, end);
+    let mut second = interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while second.tick().await < end {
+        child.publish(&config::churned(world, *revision)).await?;
+        *revision += 1;
+        if revision.is_multiple_of(10) {
+            println!("{:3} s: {}; {}", revision, world.tally, child.rest().await?);
+        }
+    }
+    let ended = timeout(PATIENCE, async {
+        while let Some(ended) = callers.join_next().await {
+            ended?;
+        }
+        anyhow::Ok(())
+    });
+    ended.await.with_context(|| format!("callers have not ended {PATIENCE:?} after the load: {}", world.tally))?
+}
+
+/// What the proxy holds once its callees have hung up and it has come to rest.
+async fn settled(world: &World, child: &mut Child, before: &Rest) -> anyhow::Result<Rest> {
+    child.publish(&config::calm(world)).await?;
+    world.peers.hang_up();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = child.rest().await?;
+        let left = now.left(before);
+        if left.is_empty() {
+            return Ok(now);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{PATIENCE:?} after the load the proxy still holds {}: {now}",
+            left.join(", ")
+        );
+        // What is waited for happens in another process, whose numbers can only be asked for.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
