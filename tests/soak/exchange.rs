@@ -29,9 +29,9 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Pieces of a body that is sent slowly, and the most that lies between two. Some pauses are longer than the policies allow.
 const PIECES: usize = 10;
-const PAUSE_MILLIS: u64 = 150;
+const PAUSE_MILLIS: u64 = 60;
 /// One pause of so many, while a large answer is read, is a long one.
-const RARELY: usize = 20;
+const RARELY: usize = 200;
 const LONG_PAUSE: Duration = Duration::from_millis(1500);
 
 /// What the caller does besides sending and reading.

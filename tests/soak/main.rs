@@ -29,6 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WARM_UP: Duration = Duration::from_secs(12);
 /// How long callers may take to end what they have begun: longer than any clock of the policies and any pause of a caller.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// Between two looks at the numbers of another process, of which there is no event to await.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Load a proxy while everything around it misbehaves, and see that nothing is left of it
 #[derive(Debug, Parser)]
@@ -72,7 +74,7 @@ async fn soak(length: Duration, seed: u64) -> anyhow::Result<()> {
     let world = Arc::new(World::new(seed, peers, services));
     let mut revision = 0;
     child.publish(&config::calm(&world)).await?;
-    let before = child.rest().await?;
+    let before = begun(&child).await?;
     println!("before: {before}");
 
     load(&world, &mut child, WARM_UP, &mut revision).await.context("during the warm-up")?;
@@ -82,12 +84,24 @@ async fn soak(length: Duration, seed: u64) -> anyhow::Result<()> {
     let end = settled(&world, &mut child, &before).await?;
     println!("end: {end}");
 
-    books::account(&world, &child.metrics().await?)?;
-    end.compare(&warm)?;
-    world.verdict()?;
+    let judged = [books::account(&world, &child.metrics().await?), end.compare(&warm), world.verdict()];
+    let wrong: Vec<_> = judged.into_iter().filter_map(|judged| judged.err().map(|error| error.to_string())).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     child.stop().await?;
     println!("soak: every request is accounted for, and nothing is left of them");
     Ok(())
+}
+
+/// What the proxy holds before any load, once its workers have begun: which they tell nobody, but they open files.
+async fn begun(child: &Child) -> anyhow::Result<Rest> {
+    let (mut last, mut same) = (child.rest().await?, 0);
+    while same < 10 {
+        tokio::time::sleep(PACE).await;
+        let now = child.rest().await?;
+        same = if now.left(&last).is_empty() { same + 1 } else { 0 };
+        last = now;
+    }
+    Ok(last)
 }
 
 /// Callers at work for a while, with a new config each second; then until each of them has ended what it had begun.
@@ -128,7 +142,6 @@ async fn settled(world: &World, child: &mut Child, before: &Rest) -> anyhow::Res
             "{PATIENCE:?} after the load the proxy still holds {}: {now}",
             left.join(", ")
         );
-        // What is waited for happens in another process, whose numbers can only be asked for.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(PACE).await;
     }
 }
