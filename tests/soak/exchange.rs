@@ -121,7 +121,7 @@ pub(crate) async fn run(world: &Arc<World>, kind: Kind, mut sender: Sender, mut 
         // The connection was closed while the request waited for its turn.
         Ok(Err(error)) if error.is_canceled() => world.tally.not_sent(kind),
         Ok(Err(_)) => world.tally.break_off(),
-        Ok(Ok(response)) => return read(world, kind, id, &wanted, response, &mut rng).await.then_some(sender),
+        Ok(Ok(response)) => return read(world, kind, id, wanted.as_ref(), response, &mut rng).await.then_some(sender),
     }
     None
 }
@@ -130,7 +130,7 @@ pub(crate) async fn run(world: &Arc<World>, kind: Kind, mut sender: Sender, mut 
 async fn arrived(arrival: Option<oneshot::Receiver<()>>) {
     let Some(arrival) = arrival else { return pending().await };
     if arrival.await.is_err() {
-        pending().await
+        pending::<()>().await;
     }
 }
 
@@ -178,7 +178,7 @@ async fn read(
     world: &World,
     kind: Kind,
     id: u64,
-    wanted: &Option<Bytes>,
+    wanted: Option<&Bytes>,
     response: Response<Incoming>,
     rng: &mut Rng,
 ) -> bool {
@@ -219,13 +219,13 @@ async fn read(
 }
 
 fn pause(rng: &mut Rng) -> Duration {
-    if rng.usize(..RARELY) == 0 { LONG_PAUSE } else { Duration::from_millis(rng.u64(..5)) }
+    if rng.usize(..RARELY) == 0 { LONG_PAUSE } else { Duration::from_millis(rng.u64(..3)) }
 }
 
 /// What is wrong with an answer that came to its end: it must be the one to this request, and whole, or tell its failure.
 fn wrong(
     kind: Kind,
-    wanted: &Option<Bytes>,
+    wanted: Option<&Bytes>,
     head: &Parts,
     body: &[u8],
     trailers: Option<&HeaderMap>,

@@ -26,8 +26,8 @@ use tokio::{
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A large answer: more than any buffer on its way.
-pub(crate) const LARGE_FRAMES: usize = 128;
+/// A large answer: more than the buffers on its way take.
+pub(crate) const LARGE_FRAMES: usize = 384;
 pub(crate) const LARGE_FRAME: usize = 16 * 1024;
 /// What the slow callee takes at most: longer than a try may.
 const SLOW_MILLIS: u64 = 400;
