@@ -60,6 +60,7 @@ struct State {
 #[derive(Debug)]
 struct Seen {
     fault: wire::Fault,
+    since: Instant,
     compiled: Arc<FaultSet>,
 }
 
@@ -100,7 +101,13 @@ impl Carried {
         snapshot.revision = revision.into();
         snapshot.transparent = config.transparent;
         let entries = Entries::new(config, labels);
-        self.faults.retain(|name, seen| entries.faults.get(&**name).is_some_and(|fault| **fault == seen.fault));
+        self.faults.retain(|name, seen| {
+            let stays = entries.faults.get(&**name).is_some_and(|fault| **fault == seen.fault);
+            if !stays || config.transparent {
+                seen.compiled.end();
+            }
+            stays
+        });
         let mut kept = HashMap::new();
         for (name, service) in &entries.services {
             for port in &service.ports {
@@ -193,10 +200,16 @@ impl Carried {
 
     fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
         let fault = *entries.faults.get(name)?;
+        let compiled = |since| Arc::new(FaultSet::new(name, fault, self.registry.fault(name), since));
         let seen = self.faults.entry(name.into()).or_insert_with(|| Seen {
             fault: fault.clone(),
-            compiled: Arc::new(FaultSet::new(name, fault, self.registry.fault(name), now)),
+            since: now,
+            compiled: compiled(now),
         });
+        if seen.compiled.is_ended() {
+            // It goes on after a break, and not for longer.
+            seen.compiled = compiled(seen.since);
+        }
         Some(Arc::clone(&seen.compiled))
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Try {
     /// The connection of the try before, which this one does not take, then its own.
     pub(super) used: Cell<Option<Used>>,
     pub(super) errno: Cell<Option<i32>>,
+    /// It waited for a connection that another was opening, in vain.
+    pub(super) another_dialled: Cell<bool>,
     /// Its place in the bulkhead, where it does not have that of the call.
     pub(super) permit: Cell<Option<Permit>>,
 }
@@ -84,6 +86,7 @@ impl Sending<'_> {
             answered: Cell::new(false),
             used: Cell::new(used),
             errno: Cell::default(),
+            another_dialled: Cell::default(),
             permit: Cell::new(permit),
         }
     }
@@ -135,7 +138,8 @@ impl Sending<'_> {
         let callee = &*self.call.callee;
         let worker = &*self.call.link.worker;
         let (address, end, clocks, used, errno) = (one.address, one.end, self.plan.clocks, &one.used, &one.errno);
-        let target = Target { worker, callee, address, clocks, used, end, errno };
+        let another_dialled = &one.another_dialled;
+        let target = Target { worker, callee, address, clocks, used, end, another_dialled, errno };
         let mut answer = target.exchange(self.source, write).await?;
         one.answered.set(true);
         if self.may_end_in_trailers(&answer) {

@@ -261,7 +261,7 @@ impl Call {
             reason if self.is_late_by_fault(reason) => Domain::Injected,
             reason if reason.is_clock() && self.awaits_caller.get() => Domain::Caller,
             reason if reason.is_clock() && self.attempts() == 0 => Domain::CallerPolicy,
-            reason if reason.is_clock() && self.tries.borrow().lacked_connection() => Domain::Network,
+            reason if reason.is_clock() && self.tries.borrow().lacked_connection(self.decided) => Domain::Network,
             reason => reason.domain(),
         }
     }
@@ -269,7 +269,8 @@ impl Call {
     /// Whether a clock ran out that a fault had slowed. Above the policy only the caller's own deadline sees a delay.
     fn is_late_by_fault(&self, reason: Reason) -> bool {
         if !self.is_hit_above() {
-            return reason.is_clock() && self.fault.is_some();
+            let has_head = self.status.is_some();
+            return reason.is_clock() && self.struck.as_ref().is_some_and(|struck| struck.holds_up(has_head));
         }
         let by_delay =
             matches!(reason, Reason::DeadlineExceeded | Reason::DeadlineSpent) && self.tries.borrow().delayed();

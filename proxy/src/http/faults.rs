@@ -1,6 +1,6 @@
 //! What a FaultSpec does to a request: drawn for each try, and suffered before the try is sent.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use firebreak_crds::spec::Position;
 use http::{HeaderValue, request::Parts};
@@ -69,23 +69,38 @@ pub struct Struck {
 }
 
 impl Struck {
+    /// Whether a try may be late for it, before the head of its answer or after that.
+    pub fn holds_up(&self, has_head: bool) -> bool {
+        self.hit.delay.is_some() || self.hit.abort.is_some() || has_head && self.hit.rate.is_some()
+    }
+
     /// Suffers it. What it comes to, if it is an end: an answer in the callee's place, or a failure.
     pub async fn suffer(&self) -> Option<Result<Injected, Reason>> {
         let Self { fault, hit, .. } = self;
         if let Some(delay) = hit.delay {
             fault.count(FaultKind::Delay);
-            // Not beyond the fault's own end.
-            sleep(delay.min(fault.remains(Instant::now()))).await;
+            while_it_acts(fault, delay).await;
         }
-        let abort = hit.abort?;
+        // It may have come to its end meanwhile.
+        let abort = hit.abort.filter(|_| fault.active(Instant::now()))?;
         fault.count(FaultKind::Abort);
         Some(match abort {
             Abort::Answer(answer) => Ok(answer),
             Abort::Failure(reason) => Err(reason),
             Abort::Blackhole => {
-                sleep(fault.remains(Instant::now())).await;
+                while_it_acts(fault, Duration::MAX).await;
                 Err(Reason::FaultBlackhole)
             }
         })
+    }
+}
+
+/// Waits so long, but not beyond the fault's end, be that its own or because it is taken away.
+async fn while_it_acts(fault: &FaultSet, time: Duration) {
+    let ended = fault.ended();
+    let time = time.min(fault.remains(Instant::now()));
+    tokio::select! {
+        () = sleep(time) => {}
+        () = ended => {}
     }
 }

@@ -72,6 +72,9 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     call.begin_trace(&head.headers);
     let callee = Arc::clone(&call.callee);
     let plan = callee.plan(&head);
+    let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
+    // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
+    let source = Source::new(body, &call.link, plan.repeats() || head.method.is_idempotent(), activity.clone());
     // In a box, so that requests without a fault are no larger for it.
     let above = if callee.faults.is_empty() { None } else { Box::pin(call.suffer_above(&head)).await };
     call.set_end(plan.clocks.request_end(call.admitted_at), &head.headers);
@@ -81,9 +84,6 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
         None => {}
     }
     prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
-    let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
-    // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
-    let source = Source::new(body, &call.link, plan.repeats() || head.method.is_idempotent(), activity.clone());
     let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
 
     let outcome = match admit(&mut call, version).await {
@@ -153,18 +153,19 @@ impl Sending<'_> {
     async fn run(mut self) -> Result<Got, Reason> {
         let extra = self.call.callee.policy.as_ref().map(|policy| policy.extra.clone()).unwrap_or_default();
         let budget = extra.budget.as_ref().filter(|_| self.plan.repeats());
-        if let Some(budget) = budget {
-            budget.request(self.call.started);
-        }
-        if let (Some(hedges), Some(hedge)) = (&extra.hedges, self.plan.hedge) {
-            hedges.request(hedge, self.call.started);
-        }
         // What is left alone here is to be left alone by those above.
         let mut admitted = self.pass_breakers().map_err(|refused| {
             self.give_up_retrying();
             self.call.retry_after = refused.retry_after;
             refused.reason
         })?;
+        // Requests that go nowhere are none of which a share may be added.
+        if let Some(budget) = budget {
+            budget.request(self.call.started);
+        }
+        if let (Some(hedges), Some(hedge)) = (&extra.hedges, self.plan.hedge) {
+            hedges.request(hedge, self.call.started);
+        }
         loop {
             let outcome = self.race(admitted).await;
             let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
@@ -323,6 +324,8 @@ impl Sending<'_> {
         let verdict = match brought(outcome, self.call) {
             Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
             Brought::Response { .. } => Outcome::Passed,
+            // It is an outcome once, of the request that dialled.
+            Brought::Nothing { .. } if one.another_dialled.get() => return None,
             // The callee had nothing to answer yet.
             Brought::Nothing { reason, .. } if reason.is_clock() && self.source.awaits_caller() => return None,
             // A try that the request's end cut short says nothing, whether a wait in the bulkhead, a pause or the caller's own

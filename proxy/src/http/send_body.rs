@@ -179,6 +179,9 @@ impl FromCaller {
         self.awaited.set(polled.is_pending());
         let frame = ready!(polled);
         self.ended |= frame.is_none();
+        if self.is_end_stream() {
+            self.link.body_read();
+        }
         Poll::Ready(frame.map(|frame| frame.map_err(SendError::Caller)))
     }
 

@@ -161,6 +161,11 @@ impl Link {
         });
     }
 
+    /// A body on it was read to its end: what has come so far was its, and what comes begins the next request.
+    pub fn body_read(&self) {
+        self.moments.reset();
+    }
+
     /// A body on it is not read to its end: what follows of it is no next request.
     pub fn left_unread(&self) {
         self.unread.set(true);

@@ -80,6 +80,10 @@ impl Spoiled {
 
     /// The next frame of `body`.
     pub fn poll_frame(&mut self, body: &mut Incoming, call: &Call, cx: &mut Context<'_>) -> Next {
+        if !self.cutting && call.fault.as_ref().is_none_or(|fault| !fault.active(Instant::now())) {
+            // The fault is over; what is still to come is not spoiled.
+            (self.cut, self.rate, self.left) = (None, None, u64::MAX);
+        }
         if self.cut == Some(Cut::AfterHeaders) && !self.cutting {
             self.begin_cut(FaultKind::Abort, call);
         }

@@ -100,9 +100,10 @@ impl Tries {
         self.last.as_ref().filter(|last| last.ended.is_none()).and_then(|last| last.fault.as_ref())
     }
 
-    /// Whether the last try is over and never had a connection.
-    pub fn lacked_connection(&self) -> bool {
-        self.last.as_ref().and_then(|last| last.ended).is_some_and(|ended| ended.connection.is_none())
+    /// Whether try number `number` is over and never had a connection.
+    pub fn lacked_connection(&self, number: u32) -> bool {
+        let seen = self.last.iter().chain(self.before.iter().rev()).find(|seen| seen.number == number);
+        seen.and_then(|seen| seen.ended).is_some_and(|ended| ended.connection.is_none())
     }
 
     /// Whether a fault made the last try late, or all of them.

@@ -117,6 +117,11 @@ impl Endpoint {
         self.health.as_ref().is_none_or(|health| health.is_well())
     }
 
+    /// Whether it may be named: not where it is sure to be passed over.
+    fn is_usable(&self, now: Instant) -> bool {
+        self.is_well() && self.breaker.as_ref().is_none_or(|breaker| !breaker.is_shut(now))
+    }
+
     /// The word for its state in metrics: what its health checks say, or its breaker, or that it is new.
     pub fn state(&self, now: Instant) -> &'static str {
         match self.breaker.as_ref().map(|breaker| breaker.state()) {
@@ -165,8 +170,8 @@ impl Endpoints {
             return Err(NoEndpoint::Empty);
         }
         let last = last.and_then(|last| self.list.iter().position(|endpoint| endpoint.address == last));
-        // Which costs one look where the first of them is well.
-        let heed_health = self.list.iter().any(Endpoint::is_well);
+        // Where all that are well are ejected, rather one that is ill than none. It costs one look where the first is usable.
+        let heed_health = self.list.iter().any(|endpoint| endpoint.is_usable(now));
         let mut asked = Asked::default();
         let ask = |place| {
             let endpoint = self.endpoint(place, heed_health)?;
@@ -174,7 +179,7 @@ impl Endpoints {
         };
         let chosen = match (&self.hash, key) {
             (Some((_, ring)), Some(key)) => self.on_ring(ring, key, last, now).find_map(ask),
-            _ => self.preferred(last, now).find_map(ask),
+            _ => self.preferred(last, now, heed_health).find_map(ask),
         };
         // All are open, or recovering: how much a callee gets of which that is true is for its own breaker to say, which
         // recovers too. Two shares of a tenth would be a hundredth.
@@ -185,7 +190,12 @@ impl Endpoints {
                 Some(Chosen { endpoint, ticket })
             })
         };
-        chosen.or_else(beyond).ok_or(asked.soonest.map_or(NoEndpoint::Empty, NoEndpoint::Refused))
+        let chosen = chosen.or_else(beyond);
+        match asked.soonest {
+            Some(refused) => chosen.ok_or(NoEndpoint::Refused(refused)),
+            // Nobody has refused: if there is none, all have fallen ill in this moment.
+            None => Ok(chosen.unwrap_or_else(|| Chosen { endpoint: &self.list[self.chance(0)], ticket: None })),
+        }
     }
 
     /// The endpoint at a place, if its health does not speak against it.
@@ -206,20 +216,21 @@ impl Endpoints {
         warm.chain(ring.walk(key).chain(self.from(0)).filter(move |place| Some(*place) != last)).chain(last)
     }
 
-    /// Places in the order in which they are asked: the one that the algorithm names, all others, and `last` at the end.
-    fn preferred(&self, last: Option<usize>, now: Instant) -> impl Iterator<Item = usize> {
+    /// Places in the order in which they are asked: the one that the algorithm names (with `heed` a usable one), all others, and
+    /// `last` at the end.
+    fn preferred(&self, last: Option<usize>, now: Instant, heed: bool) -> impl Iterator<Item = usize> {
         let last = last.filter(|_| self.list.len() > 1);
         let first = match self.algorithm {
-            Algorithm::RoundRobin => self.in_turn(last, now),
-            Algorithm::Random => self.drawn(last, now),
-            Algorithm::PeakEwma | Algorithm::LeastRequest | Algorithm::Hash => self.better_of_two(last, now),
+            Algorithm::RoundRobin => self.in_turn(last, now, heed),
+            Algorithm::Random => self.drawn(last, now, heed),
+            Algorithm::PeakEwma | Algorithm::LeastRequest | Algorithm::Hash => self.better_of_two(last, now, heed),
         };
         // By chance: what a breaker turns away is to be spread over all others, and not to fall on one neighbour.
         let others = (0..DRAWS).map(|_| self.chance(0)).chain(self.from(0)).filter(move |place| Some(*place) != last);
         std::iter::once(first).chain(others).chain(last)
     }
 
-    fn in_turn(&self, last: Option<usize>, now: Instant) -> usize {
+    fn in_turn(&self, last: Option<usize>, now: Instant, heed: bool) -> usize {
         let mut place = None;
         for _ in 0..DRAWS {
             let turn = Some(self.turn.fetch_add(1, Relaxed) % self.list.len());
@@ -227,7 +238,7 @@ impl Endpoints {
                 continue;
             }
             place = turn;
-            if turn.is_some_and(|turn| self.is_warm_enough(turn, now)) {
+            if turn.is_some_and(|turn| self.is_due(turn, now, heed)) {
                 break;
             }
         }
@@ -235,23 +246,30 @@ impl Endpoints {
     }
 
     /// Chance names one, new ones as much less often as they are to get less.
-    fn drawn(&self, last: Option<usize>, now: Instant) -> usize {
-        let mut place = 0;
+    fn drawn(&self, last: Option<usize>, now: Instant, heed: bool) -> usize {
+        let usable = |place: &usize| !heed || self.list[*place].is_usable(now);
+        let mut drawn = None;
         for _ in 0..DRAWS {
-            place = self.other_than(last, None);
-            if self.is_warm_enough(place, now) {
-                break;
+            let place = self.other_than(last, None);
+            if self.is_due(place, now, heed) {
+                return place;
             }
+            drawn = drawn.or(Some(place).filter(usable));
         }
-        place
+        let others = || self.from(self.chance(0)).filter(|place| Some(*place) != last).find(usable);
+        drawn.or_else(others).unwrap_or_else(|| self.other_than(last, None))
     }
 
-    fn better_of_two(&self, last: Option<usize>, now: Instant) -> usize {
-        let one = self.drawn(last, now);
+    fn better_of_two(&self, last: Option<usize>, now: Instant, heed: bool) -> usize {
+        let one = self.drawn(last, now, heed);
         if self.list.len() < 2 + usize::from(last.is_some()) {
             return one;
         }
-        let two = self.other_than(last, Some(one));
+        // By chance, and if that names nobody in a while, whoever is there.
+        let drawn = (0..DRAWS).map(|_| self.other_than(last, Some(one)));
+        let mut others = drawn.chain(self.from(0).filter(|two| *two != one && Some(*two) != last));
+        let usable = |two: &usize| !heed || self.list[*two].is_usable(now);
+        let Some(two) = others.find(usable) else { return one };
         let (first, second) = (&self.list[one].load, &self.list[two].load);
         let fewer = second.outstanding() < first.outstanding();
         let better = match self.algorithm {
@@ -262,12 +280,14 @@ impl Endpoints {
                 second < first || (fewer && second <= first)
             }
         };
-        if better && self.is_warm_enough(two, now) { two } else { one }
+        if better && self.is_due(two, now, heed) { two } else { one }
     }
 
-    fn is_warm_enough(&self, place: usize, now: Instant) -> bool {
-        let part = self.list[place].load.part(now);
-        part >= 1.0 || fastrand::f64() < part
+    /// Whether an endpoint is to be named when its turn comes: one that is warm, and one that is not as often as it is to be.
+    fn is_due(&self, place: usize, now: Instant, heed: bool) -> bool {
+        let endpoint = &self.list[place];
+        let part = endpoint.load.part(now);
+        (!heed || endpoint.is_usable(now)) && (part >= 1.0 || fastrand::f64() < part)
     }
 
     /// A random place that is neither of these; there is one.

@@ -78,6 +78,9 @@ const BAD: usize = 1;
 /// Steps in which a recovery reaches all of the traffic.
 const STEPS: u32 = 20;
 
+/// The lease of a try that was admitted although the share was used up.
+const BEYOND: u64 = u64::MAX;
+
 /// How long a probe may take where no clock bounds its try.
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -179,6 +182,8 @@ impl Breaker {
         let mut inner = self.inner.lock();
         inner.replaced = true;
         inner.seat = None;
+        // What it did is not what the others do now.
+        self.forget(self.word.load(SeqCst) >> 3);
         match (&inner.phase, self.state()) {
             (Phase::Open { until }, State::Open) => (State::Open, *until, inner.openings),
             (_, State::HalfOpen | State::Recovering) => (State::Open, now, inner.openings),
@@ -234,6 +239,14 @@ impl Breaker {
         State::of(self.word.load(SeqCst))
     }
 
+    /// Whether it is sure to admit nothing at `now`. Its time may have come to probe while it is open: then it has to be asked.
+    pub fn is_shut(&self, now: Instant) -> bool {
+        match self.state() {
+            State::Open => matches!(self.inner.lock().phase, Phase::Open { until } if until > now),
+            state => state == State::ForcedOpen,
+        }
+    }
+
     /// Asks to send a try at `now` that must have its answer by `end`.
     ///
     /// # Errors
@@ -262,7 +275,7 @@ impl Breaker {
         let Phase::Recovering { under_way, .. } = &mut inner.phase else { return None };
         *under_way += 1;
         let generation = self.word.load(SeqCst);
-        Some(Ticket { breaker: Arc::clone(self), generation, lease: Some(0), began: now, answered: None })
+        Some(Ticket { breaker: Arc::clone(self), generation, lease: Some(BEYOND), began: now, answered: None })
     }
 
     /// Admits what the states between closed and open let through: the generation, and the lease of a probe.
@@ -343,6 +356,9 @@ impl Breaker {
 
     /// Comes into a state, and so into a new generation.
     fn enter(&self, inner: &mut MutexGuard<'_, Inner>, state: State, now: Instant) {
+        if inner.replaced {
+            return;
+        }
         let state = if state == State::Recovering && self.limits.first_share >= 1.0 { State::Closed } else { state };
         inner.phase = match state {
             State::Open => {
@@ -491,8 +507,8 @@ impl Breaker {
             Phase::HalfOpen { leases, .. } => leases.retain(|lease| lease.number != number),
             Phase::Recovering { under_way, credit, .. } => {
                 *under_way -= u32::from(ticket.answered.is_none());
-                // It took nothing of the share.
-                *credit += 1.0;
+                // It took nothing of the share, which one beyond it never did.
+                *credit += f64::from(u8::from(number != BEYOND));
             }
             Phase::Resting | Phase::Open { .. } => {}
         }

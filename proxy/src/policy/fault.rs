@@ -11,7 +11,10 @@
 use std::{
     num::NonZeroU32,
     ops::Deref,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,10 @@ use firebreak_crds::{
 use http::StatusCode;
 use http_body::Body;
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use crate::{
     route::matcher::Matcher,
@@ -45,6 +51,9 @@ pub struct FaultSet {
     max_active: u32,
     expires_at: Timestamp,
     gone_at: Instant,
+    /// It was taken away before its time.
+    ended: AtomicBool,
+    end: Notify,
     metrics: Arc<FaultMetrics>,
 }
 
@@ -165,6 +174,8 @@ impl FaultSet {
             max_active: fault.blast_radius.map_or(u32::MAX, |radius| radius.max_active),
             expires_at: fault.expires_at,
             gone_at: seen + fault.duration.get(),
+            ended: AtomicBool::new(false),
+            end: Notify::new(),
             metrics,
         }
     }
@@ -185,15 +196,32 @@ impl FaultSet {
         Some(Held(Arc::clone(self)))
     }
 
+    /// Ends it before its time: it was deleted or suspended, or is not for this proxy any more.
+    pub fn end(&self) {
+        self.ended.store(true, SeqCst);
+        self.end.notify_waiters();
+    }
+
+    /// Whether it was ended before its time.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(SeqCst)
+    }
+
+    /// Tells when it is ended before its time, if it is not yet when this is asked for.
+    pub fn ended(&self) -> Notified<'_> {
+        self.end.notified()
+    }
+
     /// Whether it still acts.
     pub fn active(&self, now: Instant) -> bool {
-        now < self.gone_at && Timestamp::now() < self.expires_at
+        now < self.gone_at && !self.is_ended() && Timestamp::now() < self.expires_at
     }
 
     /// How long it goes on acting.
     pub fn remains(&self, now: Instant) -> Duration {
         let wall = self.expires_at.duration_since(Timestamp::now()).unsigned_abs();
-        let wall = if Timestamp::now() < self.expires_at { wall } else { Duration::ZERO };
+        let is_over = self.is_ended() || Timestamp::now() >= self.expires_at;
+        let wall = if is_over { Duration::ZERO } else { wall };
         wall.min(self.gone_at.saturating_duration_since(now))
     }
 

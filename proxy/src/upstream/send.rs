@@ -214,6 +214,8 @@ pub struct Target<'a> {
     pub used: &'a Cell<Option<Used>>,
     /// When the try must have its response.
     pub end: Option<End>,
+    /// Set where the connection that could not be opened was another request's to open, which says so itself.
+    pub another_dialled: &'a Cell<bool>,
     /// Where the error of the system is left behind which no connection could be opened.
     pub errno: &'a Cell<Option<i32>>,
 }
@@ -303,7 +305,10 @@ impl Target<'_> {
         loop {
             match self.worker.pool.shared(self.key(), avoid) {
                 Found::Connection(shared) => return Ok((shared, true)),
-                Found::Opening(awaited) => awaited.done().await.map_err(|why| self.not_opened(why))?,
+                Found::Opening(awaited) => awaited.done().await.map_err(|why| {
+                    self.another_dialled.set(true);
+                    self.not_opened(why)
+                })?,
                 Found::Nothing(opening) => {
                     let Some(permit) = self.shared_permit().await? else {
                         drop(opening);

@@ -99,6 +99,37 @@ async fn taking_the_fault_away_ends_it_at_once() {
 }
 
 #[tokio::test]
+async fn what_hangs_by_a_fault_goes_on_when_that_is_taken_away() {
+    let callee = Callee::answering(&[200]).await;
+    let blackhole = json!([{"abort": {"percent": 100, "blackhole": true}}]);
+    let delay = json!([
+        {"delay": {"percent": 100, "fixed": "1h"}}, {"abort": {"percent": 100, "httpStatus": 503}},
+        {"throttle": {"percent": 100, "bytesPerSecond": 1}}
+    ]);
+    for (faults, break_glass, status) in [(&blackhole, false, 504), (&delay, false, 200), (&delay, true, 200)] {
+        let mut mesh = mesh(&callee, json!({}), fault(faults.clone()));
+        let waiting = tokio::spawn(call_h2(mesh.address, h2_request("/")));
+        says(&mesh, "firebreak_fault_active", 1).await;
+        mesh.change(|config| {
+            if break_glass {
+                config["transparent"] = json!(true);
+            } else {
+                config["entries"].as_array_mut().unwrap().pop();
+            }
+        });
+        let seen = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+        assert_eq!(seen.status, status, "{faults}");
+        says(&mesh, "firebreak_fault_active", 0).await;
+        if break_glass {
+            mesh.change(|config| config["transparent"] = json!(false));
+            let waiting = tokio::spawn(call_h2(mesh.address, h2_request("/")));
+            says(&mesh, "firebreak_fault_active", 1).await;
+            waiting.abort();
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_abort_that_a_clock_forestalled_is_not_counted() {
     let callee = Callee::answering(&[200]).await;
     let faults = json!([{"delay": {"percent": 100, "fixed": "20s"}}, {"abort": {"percent": 100, "httpStatus": 503}}]);

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use firebreak_proxy::Settings;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -214,6 +215,26 @@ async fn the_rest_of_a_body_is_never_a_request() {
         assert_eq!(callee.requests() - before, 2);
         assert_eq!(mesh.fates(2).await, counts(&[("succeeded", 2)]));
     }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_was_answered_early_does_not_begin_the_next_request() {
+    let callee = Callee::start(|_, request| async move {
+        tokio::spawn(request.into_body().collect());
+        Response::new(Body::default())
+    })
+    .await;
+    let mesh = Mesh::new(&[callee.address], json!({"timeouts": {"request": "500ms"}}));
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: callee\r\ncontent-length: 10\r\n\r\nbegin").await.unwrap();
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 200 "));
+    stream.write_all(b"ended").await.unwrap();
+    at_rest(&mesh, 1).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n").await.unwrap();
+    let count = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..count]));
 }
 
 #[tokio::test]

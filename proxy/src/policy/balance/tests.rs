@@ -329,3 +329,43 @@ fn a_key_whose_many_endpoints_all_refuse_asks_each_of_them_about_once() {
     assert!(endpoints.next(Some(7), None, now, None).is_err());
     assert!((400..450).contains(&counts.refused()), "{}", counts.refused());
 }
+
+#[test]
+fn an_endpoint_that_gets_nothing_does_not_spoil_the_choice_between_the_others() {
+    let now = Instant::now();
+    for algorithm in ["PeakEwma", "LeastRequest"] {
+        let balancing = serde_json::from_value(serde_json::json!({"algorithm": algorithm})).unwrap();
+        let mut list = list(3, now);
+        let ill = Arc::new(Health::new(HealthCheck::default(), None));
+        ill.checked(false);
+        list[0].health = Some(ill);
+        // The second is slow and busy, the third neither.
+        list[1].load.place(now).ended(Outcome::Passed, now + Duration::from_secs(1));
+        list[2].load.place(now).ended(Outcome::Passed, now + MS(5));
+        let busy: Vec<_> = (0..5).map(|_| list[1].load.place(now)).collect();
+        let endpoints = Endpoints::new(list, Some(&balancing));
+        for _ in 0..300 {
+            let chosen = endpoints.next(None, None, now + Duration::from_secs(1), None).unwrap();
+            assert_eq!(chosen.endpoint.address.port(), 3, "{algorithm}");
+        }
+        drop(busy);
+    }
+}
+
+#[test]
+fn rather_one_that_is_ill_than_none_where_those_that_are_well_are_ejected() {
+    let now = Instant::now();
+    let mut list = list(2, now);
+    let ill = Arc::new(Health::new(HealthCheck::default(), None));
+    ill.checked(false);
+    list[0].health = Some(ill);
+    let limits = breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) };
+    let breaker = Breaker::new(limits, Arc::default(), now);
+    breaker.admit(now, None).unwrap().ended(Outcome::Failed, now);
+    list[1].breaker = Some(breaker);
+    let endpoints = Endpoints::new(list, None);
+    assert_eq!(endpoints.next(None, None, now, None).unwrap().endpoint.address.port(), 1);
+    let later = now + Duration::from_mins(2);
+    let probed = (0..10).any(|_| endpoints.next(None, None, later, None).unwrap().endpoint.address.port() == 2);
+    assert!(probed, "its time to be probed comes");
+}
