@@ -12,6 +12,7 @@ pub mod admin;
 pub mod args;
 pub mod boot;
 pub mod config;
+pub mod h1;
 pub mod http;
 pub mod net;
 pub mod policy;

@@ -3,7 +3,7 @@
 //! A connection lives and dies on the worker that accepted it, so most state needs neither locks nor atomics. Two
 //! single-threaded workers also do 16 % more than one runtime with two threads that steal from each other.
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Cache};
 use hashbrown::HashMap;
@@ -178,6 +178,7 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 },
             },
             _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+            () = poll_fn(|cx| worker.pool.poll_watch(cx)) => {}
         }
     }
 }

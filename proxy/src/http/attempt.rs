@@ -5,7 +5,7 @@
 use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use firebreak_crds::spec::{Position, defaults};
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     policy::{bulkhead::Permit, fault::Injected, timeout::End},
     snapshot::Admitted,
     telemetry::metrics::Direction,
-    upstream::send::{Answer, Target, Used},
+    upstream::send::{Answer, Outgoing, Target, Used},
     verdict::Reason,
 };
 
@@ -130,17 +130,14 @@ impl Sending<'_> {
             return end.map(Got::Injected);
         }
         one.sent.set(true);
-        let write = || {
-            let mut head = self.head.borrow_mut();
-            self.tell_callee(one.number, &mut head.headers);
-            Request::from_parts(head.clone(), self.source.body())
-        };
+        let tell = |headers: &mut HeaderMap| self.tell_callee(one.number, headers);
+        let outgoing = Outgoing { head: self.head, spelling: self.spelling, source: self.source, tell: &tell };
         let callee = &*self.call.callee;
         let worker = &*self.call.link.worker;
         let (address, end, clocks, used, errno) = (one.address, one.end, self.plan.clocks, &one.used, &one.errno);
         let another_dialled = &one.another_dialled;
         let target = Target { worker, callee, address, clocks, used, end, another_dialled, errno };
-        let mut answer = target.exchange(self.source, write).await?;
+        let mut answer = target.exchange(&outgoing).await?;
         one.answered.set(true);
         if self.may_end_in_trailers(&answer) {
             one.awaits_status();

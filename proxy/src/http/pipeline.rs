@@ -19,8 +19,7 @@ use std::{
 };
 
 use firebreak_crds::spec::defaults;
-use http::{Method, Request, Response, Version, request::Parts};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http::{Method, Request, Version, request::Parts};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
@@ -28,14 +27,16 @@ use super::{
     attempt::{Got, Try},
     call::Call,
     headers::{self, is_upgrade, prepare_request},
-    lineage, reply,
-    reply_body::ReplyBody,
+    lineage,
+    reply::{self, Reply},
     send_body::{Activity, Source},
-    serve::{Link, MAX_HEAD},
+    serve::Link,
     tries::Ended,
     upgrade,
 };
 use crate::{
+    h1::{Incoming, MAX_HEAD, Spelling},
+    net::client_stream::ClientStream,
     policy::{
         breaker::Outcome,
         bulkhead::Need,
@@ -53,6 +54,7 @@ pub(super) struct Sending<'a> {
     pub(super) plan: &'a Plan,
     /// As the try that was sent last has it.
     pub(super) head: &'a RefCell<Parts>,
+    pub(super) spelling: &'a Spelling,
     pub(super) source: &'a Source,
     pub(super) activity: Option<&'a Activity>,
     pub(super) last_endpoint: Cell<Option<SocketAddr>>,
@@ -61,10 +63,10 @@ pub(super) struct Sending<'a> {
     pub(super) hedgeable: Cell<bool>,
 }
 
-/// Serves one request.
-pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<ReplyBody> {
-    let switching = take_upgrade(&mut request);
+/// Serves one request, whose head is spelled as `spelling` says.
+pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling, link: Rc<Link>) -> Reply {
     let (mut head, body) = request.into_parts();
+    let switching = wants_upgrade(&head);
     let mut call = Call::new(link, &head);
     if call.link.multiplexed && headers::size(&head) > MAX_HEAD {
         return reply::failure(call, Reason::RequestHeadTooLarge);
@@ -74,7 +76,7 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
     let plan = callee.plan(&head);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
-    let source = Source::new(body, &call.link, plan.repeats() || head.method.is_idempotent(), activity.clone());
+    let source = Source::new(body, plan.repeats() || head.method.is_idempotent(), activity.clone());
     // In a box, so that requests without a fault are no larger for it.
     let above = if callee.faults.is_empty() { None } else { Box::pin(call.suffer_above(&head)).await };
     call.set_end(plan.clocks.request_end(call.admitted_at), &head.headers);
@@ -83,32 +85,32 @@ pub async fn handle(mut request: Request<Incoming>, link: Rc<Link>) -> Response<
         Some(Ok(answer)) => return reply::injected(call, answer),
         None => {}
     }
-    prepare_request(&mut head, switching.is_some(), call.link.forwarded_for.as_ref(), call.link.destination);
+    prepare_request(&mut head, switching, call.link.forwarded_for.as_ref(), call.link.destination);
     let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
 
     let outcome = match admit(&mut call, version).await {
         Err(reason) => Err(reason),
         Ok(()) => {
             let (activity, last_endpoint) = (activity.as_ref(), Cell::default());
-            let (last_connection, hedgeable) = (Cell::default(), Cell::new(switching.is_none()));
-            let (call, head, source) = (&mut call, &head, &source);
-            Sending { call, plan, head, source, activity, last_endpoint, last_connection, hedgeable }.run().await
+            let (last_connection, hedgeable) = (Cell::default(), Cell::new(!switching));
+            let (call, head, spelling, source) = (&mut call, &head, &spelling, &source);
+            Sending { call, plan, head, spelling, source, activity, last_endpoint, last_connection, hedgeable }
+                .run()
+                .await
         }
     };
     match outcome {
         Err(reason) => reply::failure(call, reason),
         Ok(Got::Injected(answer)) => reply::injected(call, answer),
-        Ok(Got::Answer(answer)) => match switching.filter(|_| upgrade::agreed(&answer, &method)) {
-            Some(switching) => upgrade::switch(call, plan.clocks, switching, answer),
-            None => reply::relayed(call, plan.clocks, activity, answer),
-        },
+        Ok(Got::Answer(answer)) if switching && upgrade::agreed(&answer, &method) => {
+            upgrade::agreement(call, plan.clocks, answer)
+        }
+        Ok(Got::Answer(answer)) => reply::relayed(call, plan.clocks, activity, answer),
     }
 }
 
-fn take_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
-    let wanted =
-        request.version() == Version::HTTP_11 && (request.method() == Method::CONNECT || is_upgrade(request.headers()));
-    wanted.then(|| hyper::upgrade::on(request))
+fn wants_upgrade(head: &Parts) -> bool {
+    head.version == Version::HTTP_11 && (head.method == Method::CONNECT || is_upgrade(&head.headers))
 }
 
 async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {

@@ -5,7 +5,6 @@ use std::{pin::Pin, rc::Rc, sync::Arc, task::Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     task::spawn_local,
     time::{Duration, timeout},
@@ -17,11 +16,13 @@ use super::{
     headers::prepare_response,
     reply_body::{ReplyBody, Tail},
     send_body::Activity,
+    upgrade::Switch,
 };
 use crate::{
+    h1::Spelling,
     policy::{fault::Injected, timeout::Clocks},
     telemetry::metrics::Direction,
-    upstream::send::{Answer, Connection},
+    upstream::send::{Answer, Connection, FromCallee},
     verdict::{Fate, Reason, proxy_status::said_by_callee},
 };
 
@@ -32,10 +33,27 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 /// After how many seconds a request that the bulkhead refused may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// What goes back to the caller.
+#[derive(Debug)]
+pub struct Reply {
+    /// The response.
+    pub response: Response<ReplyBody>,
+    /// How its head is spelled.
+    pub spelling: Spelling,
+    /// What becomes of the connection after it, where that changes its protocol.
+    pub switch: Option<Box<Switch>>,
+}
+
+impl From<Response<ReplyBody>> for Reply {
+    fn from(response: Response<ReplyBody>) -> Self {
+        Self { response, spelling: Spelling::default(), switch: None }
+    }
+}
+
 /// The callee's answer. The call ends with the last byte of its body.
-pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Response<ReplyBody> {
+pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Reply {
     let failing = answer_failed(&call, &answer);
-    let Answer { response, connection, first, upload } = answer;
+    let Answer { response, spelling, connection, first, upload } = answer;
     let (mut head, body) = response.into_parts();
     prepare_response(&mut head, false);
     call.status = Some(head.status);
@@ -55,7 +73,8 @@ pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answe
         call.member(cut, Some(head.status)).append_to(&mut head.headers);
     }
     let tail = Tail::new(call, connection, upload, reason, activity.zip(clocks.idle), owes_status);
-    Response::from_parts(head, ReplyBody::relayed(body, first, tail))
+    let response = Response::from_parts(head, ReplyBody::relayed(body, first, tail));
+    Reply { response, spelling, switch: None }
 }
 
 /// Whether an answer says that the callee failed.
@@ -76,7 +95,7 @@ pub fn answer_failed(call: &Call, answer: &Answer) -> Option<Reason> {
 }
 
 /// The proxy's own answer to a request that failed.
-pub fn failure(mut call: Call, reason: Reason) -> Response<ReplyBody> {
+pub fn failure(mut call: Call, reason: Reason) -> Reply {
     let mut response = own(&call, reason.status(), reason.grpc_status(), reason);
     if Fate::from(reason).is_refusal() {
         let seconds = call.retry_after.map(|after| HeaderValue::from(after.as_secs() + 1));
@@ -84,16 +103,16 @@ pub fn failure(mut call: Call, reason: Reason) -> Response<ReplyBody> {
     }
     call.status = Some(response.status());
     call.failed(reason);
-    response
+    response.into()
 }
 
 /// The answer of a fault in the callee's place.
-pub fn injected(mut call: Call, answer: Injected) -> Response<ReplyBody> {
+pub fn injected(mut call: Call, answer: Injected) -> Reply {
     let (status, grpc_status) = injected_status(answer, call.grpc);
     let response = own(&call, status, grpc_status.unwrap_or_default(), Reason::FaultAbort);
     call.status = Some(response.status());
     call.failed(Reason::FaultAbort);
-    response
+    response.into()
 }
 
 /// The statuses, HTTP and gRPC, that an injected answer has. A status of one protocol is said in the other's words where
@@ -109,7 +128,7 @@ pub fn injected_status(answer: Injected, is_grpc: bool) -> (StatusCode, Option<u
 
 /// Reads an answer that nobody wants to its end, so that its connection can be used again; or closes it, if the rest is
 /// long or slow.
-pub fn discard(call: &Call, response: Response<Incoming>, connection: Connection) {
+pub fn discard(call: &Call, response: Response<FromCallee>, connection: Connection) {
     let mut body = response.into_body();
     let Connection::Exclusive(exclusive) = connection else { return };
     let (worker, gate) = (Rc::clone(&call.link.worker), Arc::clone(&call.callee.gate));

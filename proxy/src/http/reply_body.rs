@@ -13,7 +13,6 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::{
     task::{AbortHandle, spawn_local},
     time::{Instant, sleep_until},
@@ -27,20 +26,14 @@ use super::{
     spoil::Spoiled,
 };
 use crate::{
-    net::client_stream::ends_like_a_refusal,
     policy::timeout::{End, nearest},
-    upstream::send::Connection,
+    upstream::send::{Connection, FromCallee},
     verdict::{Domain, Reason},
 };
 
 /// A response's body.
 #[derive(Debug)]
-pub struct ReplyBody {
-    kind: Kind,
-    /// The last byte of a frame that ends like the HTTP library's own answer to a broken head, which must not be taken for one
-    /// (see [`client_stream`](crate::net::client_stream)).
-    rest: Option<Bytes>,
-}
+pub struct ReplyBody(Kind);
 
 #[derive(Debug)]
 #[allow(
@@ -59,7 +52,7 @@ enum Kind {
 #[derive(Debug)]
 struct Relay {
     /// Gone when the call was ended before it: what it still holds back would take room on a connection that others share.
-    body: Option<Incoming>,
+    body: Option<FromCallee>,
     /// What was read of it before.
     first: Option<Box<Frame<Bytes>>>,
     /// Where a fault is at it.
@@ -227,7 +220,7 @@ impl Relay {
     fn is_end_stream(&self) -> bool {
         self.first.is_none()
             && self.spoiled.as_ref().is_none_or(|spoiled| spoiled.is_done())
-            && self.body.as_ref().is_none_or(Incoming::is_end_stream)
+            && self.body.as_ref().is_none_or(FromCallee::is_end_stream)
             && !self.owes_status()
     }
 
@@ -235,7 +228,7 @@ impl Relay {
         // The body does not count what was read before.
         let is_whole = self.first.is_none() && self.spoiled.as_ref().is_none_or(|spoiled| spoiled.is_done());
         let body = self.body.as_ref().filter(|_| is_whole);
-        body.map_or_else(SizeHint::default, Incoming::size_hint)
+        body.map_or_else(SizeHint::default, FromCallee::size_hint)
     }
 
     /// Whether somebody must look at the clocks from now on.
@@ -295,7 +288,7 @@ impl Drop for Watched {
 
 impl From<Kind> for ReplyBody {
     fn from(kind: Kind) -> Self {
-        Self { kind, rest: None }
+        Self(kind)
     }
 }
 
@@ -311,7 +304,7 @@ impl ReplyBody {
     }
 
     /// The callee's body, with what ends with it; `first` was read of it before.
-    pub fn relayed(body: Incoming, mut first: Option<Box<Frame<Bytes>>>, mut tail: Tail) -> Self {
+    pub fn relayed(body: FromCallee, mut first: Option<Box<Frame<Bytes>>>, mut tail: Tail) -> Self {
         if first.is_none() && body.is_end_stream() {
             // There is nothing to spoil.
             tail.call.spoil = None;
@@ -326,24 +319,24 @@ impl ReplyBody {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match &mut self.kind {
+        match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.kind = Kind::Empty;
+                self.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Watched(watched) => {
                 let poll = watched.borrow_mut().poll_frame(cx);
                 if watched.borrow().relay.tail.is_none() && poll.is_ready() {
-                    self.kind = Kind::Empty;
+                    self.0 = Kind::Empty;
                 }
                 poll
             }
             Kind::Relayed(relay) => {
                 let poll = relay.poll_frame(cx);
                 if relay.tail.is_none() {
-                    self.kind = Kind::Empty;
+                    self.0 = Kind::Empty;
                 } else if relay.has_clocks() {
                     return self.watch(poll, cx);
                 }
@@ -354,12 +347,12 @@ impl ReplyBody {
 
     /// Puts a task beside a body that goes on.
     fn watch<T>(&mut self, poll: Poll<T>, cx: &Context<'_>) -> Poll<T> {
-        if let Kind::Relayed(relay) = std::mem::replace(&mut self.kind, Kind::Empty) {
+        if let Kind::Relayed(relay) = std::mem::replace(&mut self.0, Kind::Empty) {
             let watched = Watched::new(relay);
             if poll.is_pending() {
                 watched.borrow_mut().reader = Some(cx.waker().clone());
             }
-            self.kind = Kind::Watched(watched);
+            self.0 = Kind::Watched(watched);
         }
         poll
     }
@@ -370,24 +363,11 @@ impl Body for ReplyBody {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        if let Some(rest) = this.rest.take() {
-            return Poll::Ready(Some(Ok(Frame::data(rest))));
-        }
-        let mut frame = ready!(this.poll(cx));
-        if let Some(data) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.data_mut())
-            && ends_like_a_refusal(data)
-        {
-            this.rest = Some(data.split_off(data.len() - 1));
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        self.get_mut().poll(cx).map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
-        if self.rest.is_some() {
-            return false;
-        }
-        match &self.kind {
+        match &self.0 {
             Kind::Empty => true,
             Kind::Whole(_) => false,
             Kind::Relayed(relay) => relay.is_end_stream(),
@@ -399,7 +379,7 @@ impl Body for ReplyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Relayed(relay) => relay.size_hint(),

@@ -14,10 +14,12 @@ use std::{
 use bytes::Bytes;
 use firebreak_crds::spec::defaults::REPLAY_BYTES;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::serve::Link;
+use crate::{
+    h1::{BodyError, Incoming},
+    net::client_stream::ClientStream,
+};
 
 /// Where a request's body comes from. Tries take their bodies from it.
 #[derive(Debug)]
@@ -59,12 +61,10 @@ enum Kind {
     Once(RefCell<Option<FromCaller>>),
 }
 
-/// A body as it comes from the caller. It holds the connection that it comes on: with a part of a body still to come, that is not
-/// at rest, and the rest of a body is no next request.
+/// A body as it comes from the caller.
 #[derive(Debug)]
 struct FromCaller {
-    body: Incoming,
-    link: Rc<Link>,
+    body: Incoming<ClientStream>,
     ended: bool,
     awaited: Rc<Cell<bool>>,
 }
@@ -89,6 +89,7 @@ pub struct SendBody {
     kind: SendKind,
     activity: Option<Activity>,
     upload: Upload,
+    begun: bool,
 }
 
 #[derive(Debug)]
@@ -103,20 +104,20 @@ enum SendKind {
 pub enum SendError {
     /// The caller's body broke off.
     #[error("the caller's body broke off")]
-    Caller(#[source] hyper::Error),
+    Caller(#[source] BodyError),
     /// Another try has taken over.
     #[error("another try has taken over")]
     Superseded,
 }
 
 impl Source {
-    /// The body of a request that came on `link`; kept for replay if `keep`, watched if there is an idle clock.
-    pub fn new(body: Incoming, link: &Rc<Link>, keep: bool, activity: Option<Activity>) -> Self {
+    /// The body of a request; kept for replay if `keep`, watched if there is an idle clock.
+    pub fn new(body: Incoming<ClientStream>, keep: bool, activity: Option<Activity>) -> Self {
         if body.is_end_stream() {
             return Self { kind: Kind::Empty, activity, awaited: None };
         }
         let awaited = Rc::new(Cell::new(false));
-        let body = FromCaller { body, link: Rc::clone(link), ended: false, awaited: Rc::clone(&awaited) };
+        let body = FromCaller { body, ended: false, awaited: Rc::clone(&awaited) };
         let kind = if keep {
             let hint = body.body.size_hint();
             let kept = Kept { rest: body, hint, frames: Vec::new(), bytes: 0, ended: false, overflown: false, turn: 0 };
@@ -162,7 +163,7 @@ impl Source {
             Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
         };
         let upload = Upload((!matches!(kind, SendKind::Empty)).then(Rc::default));
-        SendBody { kind, activity: self.activity.clone(), upload }
+        SendBody { kind, activity: self.activity.clone(), upload, begun: false }
     }
 }
 
@@ -170,6 +171,11 @@ impl SendBody {
     /// Tells when all of it was sent.
     pub fn upload(&self) -> Upload {
         self.upload.clone()
+    }
+
+    /// Whether some of it was taken.
+    pub fn is_begun(&self) -> bool {
+        self.begun
     }
 }
 
@@ -179,22 +185,11 @@ impl FromCaller {
         self.awaited.set(polled.is_pending());
         let frame = ready!(polled);
         self.ended |= frame.is_none();
-        if self.is_end_stream() {
-            self.link.body_read();
-        }
         Poll::Ready(frame.map(|frame| frame.map_err(SendError::Caller)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.ended || self.body.is_end_stream()
-    }
-}
-
-impl Drop for FromCaller {
-    fn drop(&mut self) {
-        if !self.is_end_stream() {
-            self.link.left_unread();
-        }
     }
 }
 
@@ -261,6 +256,7 @@ impl Body for SendBody {
                 frame
             }
         };
+        this.begun = true;
         if let Some(activity) = &this.activity {
             activity.set(Instant::now());
         }

@@ -1,20 +1,11 @@
 //! Serving HTTP on a caller's connection.
 
-use std::{
-    cell::Cell,
-    convert::Infallible,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use hyper::{
-    Request,
-    body::Incoming,
-    server::conn::{http1, http2},
+    body,
+    server::conn::http2,
     service::{HttpService, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,8 +15,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
+use self::h1::Server;
 use super::{pipeline, reply_body::ReplyBody};
 use crate::{
+    h1::{Incoming, Spelling},
     net::{
         client_stream::{ClientStream, Moments},
         detect::Spoken,
@@ -39,14 +32,12 @@ use crate::{
     worker::{LocalExecutor, Worker},
 };
 
-/// Largest head of a request, in bytes. On HTTP/1 more than 100 headers are refused too: that many are read without an allocation.
-pub const MAX_HEAD: usize = 64 * 1024;
 /// HTTP/2: largest head that is read, so that one of more than [`MAX_HEAD`] can be refused in our own words. It is what our SETTINGS
 /// say; to a caller that sends more all the same, the library answers for itself.
 const MAX_HEAD_READ: u32 = 128 * 1024;
 
-/// How often an HTTP/1 connection is looked at: where no request has begun since the last time and none is under way, what the
-/// library holds for it is given up until bytes come.
+/// How often an HTTP/1 connection is looked at: where no request has begun since the last time and none is under way, what is
+/// held for it is given up until bytes come.
 const REST: Duration = Duration::from_secs(2);
 
 /// HTTP/2: streams that a caller may have open at once on a connection.
@@ -76,8 +67,6 @@ pub struct Link {
     pub multiplexed: bool,
     /// Requests that have begun on it.
     begun: Cell<u64>,
-    /// The body of the last request was not read to its end.
-    unread: Cell<bool>,
     /// Tells that the connection is to be closed although its caller does not read.
     cut: Notify,
 }
@@ -99,7 +88,6 @@ impl Link {
             first_try: Cell::new(None),
             multiplexed: false,
             begun: Cell::new(0),
-            unread: Cell::new(false),
             cut: Notify::new(),
         }
     }
@@ -161,25 +149,10 @@ impl Link {
         });
     }
 
-    /// A body on it was read to its end: what has come so far was its, and what comes begins the next request.
-    pub fn body_read(&self) {
-        self.moments.reset();
-    }
-
-    /// A body on it is not read to its end: what follows of it is no next request.
-    pub fn left_unread(&self) {
-        self.unread.set(true);
-    }
-
     /// When the first byte of the request came that begins now, where that is known.
     pub fn first_byte(&self) -> Option<Instant> {
         // On HTTP/2 bytes of other streams and of the connection itself come in between; there a request begins with its head.
-        if self.multiplexed {
-            return None;
-        }
-        let (first, unread) = (self.moments.take(), self.unread.take());
-        // It may have been the rest of a body before, which the library reads away.
-        first.filter(|_| !unread)
+        if self.multiplexed { None } else { self.moments.take() }
     }
 
     /// Closes the connection under its one request. On HTTP/2 only the stream is to end, which is for its body to say.
@@ -193,9 +166,7 @@ impl Link {
 /// Serves a connection that speaks HTTP to its end.
 pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
     let link = Rc::new(Link { multiplexed: spoken == Spoken::Http2, ..link });
-    // How a connection ends is the caller's business; what became of its requests is in the books by then, but for bytes
-    // that made none.
-    let _entered = Malformed(Rc::clone(&link));
+    // How a connection ends is the caller's business; what became of its requests is in the books by then.
     if spoken == Spoken::Http2 {
         return Box::pin(http2(&link, stream)).await;
     }
@@ -224,66 +195,48 @@ async fn http2(link: &Rc<Link>, stream: ClientStream) {
     let _ = connection.await;
 }
 
-/// Serves HTTP/1 until the connection ends, or comes to rest: then it is given back without the library's buffers.
+/// Serves HTTP/1 until the connection ends, or comes to rest: then it is given back without any buffer.
 async fn http1(link: &Rc<Link>, stream: ClientStream) -> Option<ClientStream> {
-    let at_rest = Rc::strong_count(link) + 1;
-    let mut connection = http1_builder().serve_connection(TokioIo::new(stream), service(link)).with_upgrades();
+    let server = Server::new(link, stream);
     let mut look = interval_at(Instant::now() + REST, REST);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = link.begun.get();
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut connection => return None,
-            () = link.cut.notified() => return None,
-            () = link.worker.drained(link.direction) => break,
-            _ = look.tick() => {
-                let before = std::mem::replace(&mut seen, link.begun.get());
-                // Each call that is not over holds the link.
-                if before == seen && Rc::strong_count(link) == at_rest && link.moments.is_at_rest() {
-                    let parts = connection.into_parts()?;
-                    let mut stream = parts.io.into_inner();
-                    stream.unread(&parts.read_buf);
-                    return Some(stream);
+    let rests = {
+        let mut serving = pin!(server.serve());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut serving => break false,
+                () = link.cut.notified() => break false,
+                () = link.worker.drained(link.direction), if !server.is_closing() => {
+                    if server.is_idle() {
+                        break false;
+                    }
+                    server.close_soon();
+                }
+                _ = look.tick() => {
+                    let before = std::mem::replace(&mut seen, link.begun.get());
+                    if before == seen && server.is_at_rest() {
+                        break true;
+                    }
                 }
             }
         }
-    }
-    Pin::new(&mut connection).graceful_shutdown();
-    tokio::select! {
-        _ = connection => {}
-        () = link.cut.notified() => {}
-    }
-    None
+    };
+    if rests { server.into_stream() } else { None }
 }
 
 fn service(
     link: &Rc<Link>,
-) -> impl HttpService<Incoming, ResBody = ReplyBody, Error = Infallible, Future: 'static> + Unpin + use<> {
+) -> impl HttpService<body::Incoming, ResBody = ReplyBody, Error = Infallible, Future: 'static> + Unpin + use<> {
     let link = Rc::clone(link);
-    service_fn(move |request: Request<Incoming>| {
+    service_fn(move |request: Request<body::Incoming>| {
         let link = Rc::clone(&link);
-        link.begun.set(link.begun.get() + 1);
-        async move { Ok::<_, Infallible>(pipeline::handle(request, link).await) }
-    })
-}
-
-/// Enters, when the connection ends, that it ended by bytes that are not HTTP.
-struct Malformed(Rc<Link>);
-
-impl Drop for Malformed {
-    fn drop(&mut self) {
-        if let Some(reason) = self.0.moments.malformed() {
-            let started = self.0.moments.take().unwrap_or_else(Instant::now);
-            self.0.enter(&self.0.callee(), started, Some(reason.status()), Some(reason), 0);
+        async move {
+            let request = request.map(Incoming::Http2);
+            Ok::<_, Infallible>(pipeline::handle(request, Spelling::default(), link).await.response)
         }
-    }
-}
-
-fn http1_builder() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).auto_date_header(false).max_header_size(MAX_HEAD).header_read_timeout(None);
-    builder
+    })
 }
 
 fn http2_builder() -> http2::Builder<LocalExecutor> {
@@ -299,5 +252,6 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
     builder
 }
 
+mod h1;
 #[cfg(test)]
 mod tests;

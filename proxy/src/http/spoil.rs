@@ -13,13 +13,13 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::call::Call;
 use crate::{
     policy::fault::{Cut, Spoil},
     telemetry::metrics::FaultKind,
+    upstream::send::FromCallee,
     verdict::Reason,
 };
 
@@ -79,7 +79,7 @@ impl Spoiled {
     }
 
     /// The next frame of `body`.
-    pub fn poll_frame(&mut self, body: &mut Incoming, call: &Call, cx: &mut Context<'_>) -> Next {
+    pub fn poll_frame(&mut self, body: &mut FromCallee, call: &Call, cx: &mut Context<'_>) -> Next {
         if !self.cutting && call.fault.as_ref().is_none_or(|fault| !fault.active(Instant::now())) {
             // The fault is over; what is still to come is not spoiled.
             (self.cut, self.rate, self.left) = (None, None, u64::MAX);

@@ -1,18 +1,29 @@
 //! Connections that change their protocol: WebSocket, and CONNECT. After the callee agreed, bytes go both ways and only the
 //! idle clock counts; a config change does not touch them.
 
-use http::{Method, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::task::spawn_local;
+use std::rc::Rc;
 
-use super::{call::Call, headers::prepare_response, reply_body::ReplyBody};
+use http::{Method, StatusCode};
+
+use super::{call::Call, headers::prepare_response, reply::Reply, reply_body::ReplyBody};
 use crate::{
-    net::relay::{End, relay},
+    h1::conn::{Shared, Tunnel},
+    net::{
+        client_stream::ClientStream,
+        relay::{End, relay},
+    },
     policy::timeout::Clocks,
-    upstream::send::Answer,
+    upstream::send::{Answer, Connection},
     verdict::Reason,
 };
+
+/// A connection whose callee has agreed to change its protocol.
+#[derive(Debug)]
+pub struct Switch {
+    call: Call,
+    clocks: Clocks,
+    callee: Connection,
+}
 
 /// Whether the callee agreed to change the protocol.
 pub fn agreed(answer: &Answer, method: &Method) -> bool {
@@ -20,28 +31,34 @@ pub fn agreed(answer: &Answer, method: &Method) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success()
 }
 
-/// Passes the callee's agreement on and forwards bytes until either side is done.
-pub fn switch(mut call: Call, clocks: Clocks, caller: OnUpgrade, answer: Answer) -> Response<ReplyBody> {
-    let Answer { mut response, connection, .. } = answer;
-    let callee = hyper::upgrade::on(&mut response);
+/// The callee's agreement, to be passed on.
+pub fn agreement(mut call: Call, clocks: Clocks, answer: Answer) -> Reply {
+    let Answer { response, spelling, connection, .. } = answer;
     let (mut head, _) = response.into_parts();
     prepare_response(&mut head, true);
     call.status = Some(head.status);
-    call.link.moments.upgrade();
     // Its time ended with the handshake: what the application does from now on is not on behalf of a request.
     call.entered = None;
-    let counted = call.link.worker.common.connections.count();
-    spawn_local(async move {
-        let ends = tokio::try_join!(caller, callee);
-        let _held = (connection, counted);
-        let Ok((caller, callee)) = ends else { return call.failed(Reason::UpgradeFailed) };
-        let (end, bytes) = relay(TokioIo::new(caller), TokioIo::new(callee), clocks.idle).await;
-        call.callee.metrics.shard(call.link.worker.id).opaque_bytes.add(bytes);
+    let switch = Some(Box::new(Switch { call, clocks, callee: connection }));
+    Reply { response: http::Response::from_parts(head, ReplyBody::empty()), spelling, switch }
+}
+
+impl Switch {
+    /// Forwards bytes until either side is done.
+    pub async fn forward(mut self, caller: &Shared<ClientStream>) {
+        let Connection::Exclusive(callee) = &self.callee else { return self.call.failed(Reason::UpgradeFailed) };
+        let (caller, callee) = (Tunnel(Rc::clone(caller)), Tunnel(Rc::clone(&callee.conn)));
+        let (end, bytes) = relay(caller, callee, self.clocks.idle).await;
+        self.call.callee.metrics.shard(self.call.link.worker.id).opaque_bytes.add(bytes);
         match end {
-            End::Idle => call.failed(Reason::IdleTimeout),
+            End::Idle => self.call.failed(Reason::IdleTimeout),
             // A WebSocket that breaks off is how many of them end; the application's own close frames went through.
-            End::Closed | End::Broken(_) => call.succeeded(),
+            End::Closed | End::Broken(_) => self.call.succeeded(),
         }
-    });
-    Response::from_parts(head, ReplyBody::empty())
+    }
+
+    /// The caller was gone before it learned of it.
+    pub fn failed(mut self) {
+        self.call.failed(Reason::UpgradeFailed);
+    }
 }

@@ -29,7 +29,7 @@ use crate::{
     telemetry::metrics::Direction,
     upstream::{
         pool::Key,
-        send::{handshake_h1, handshake_h2},
+        send::{handshake_h2, single},
     },
     verdict::Reason,
     worker::Worker,
@@ -215,9 +215,7 @@ async fn adopt(link: &Link, callee: &Callee, dialled: Dialled, spoken: Spoken) {
     if spoken == Spoken::Http1 {
         // The request that comes takes its own lease.
         drop(permit);
-        if let Ok(connection) = handshake_h1(stream, opened, &callee.metrics).await {
-            pool.add(pool.exclusive(key, connection), &callee.gate);
-        }
+        pool.add(pool.exclusive(key, single(stream, opened, &callee.metrics)), &callee.gate);
     } else if let Some(shared) = callee.gate.try_acquire(Need::Shared) {
         drop(permit);
         if let Ok(sender) = handshake_h2(stream, opened, shared, &callee.metrics).await {

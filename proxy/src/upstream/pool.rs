@@ -13,15 +13,17 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use hashbrown::HashMap;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{connect::NotOpened, traffic::Traffic};
+use super::{connect::NotOpened, exclusive::Rest, send::Upstream, traffic::Traffic};
 use crate::{
+    h1::conn,
     http::send_body::SendBody,
     policy::bulkhead::{Gate, Opened},
     telemetry::metrics::Counter,
@@ -59,20 +61,24 @@ pub enum Avoid {
 /// An HTTP/1 connection that carries one request at a time.
 #[derive(Debug)]
 pub struct Exclusive {
-    /// Hands requests to the connection's task.
-    pub sender: http1::SendRequest<SendBody>,
+    /// The connection.
+    pub conn: conn::Shared<Upstream>,
     /// Tells connections apart: a retry takes another.
     pub id: Id,
     /// Whether it has carried a request to its end before.
     pub carried: bool,
+    /// Whether it can carry another after this one.
+    pub persistent: bool,
+    /// What sends the rest of a request that was answered already.
+    pub(super) rest: Option<Rest>,
     /// What it has carried.
     pub traffic: Arc<Traffic>,
     /// How long it had carried none when it was taken.
     pub idle: Duration,
     key: Key,
     since: Instant,
-    /// The socket, which counts until both this and the connection's task have ended: an upgrade outlives the task.
-    _opened: Rc<Opened>,
+    /// The socket, which counts as long as this is held.
+    _opened: Opened,
 }
 
 /// An HTTP/2 connection. The stream it was taken for counts as long as this is held.
@@ -101,10 +107,10 @@ struct Use {
 /// A new HTTP/1 connection, before any request is sent on it.
 #[derive(Debug)]
 pub struct Single {
-    /// Hands requests to the connection's task.
-    pub sender: http1::SendRequest<SendBody>,
+    /// The connection.
+    pub conn: conn::Shared<Upstream>,
     /// The socket.
-    pub opened: Rc<Opened>,
+    pub opened: Opened,
     /// What it has carried.
     pub traffic: Arc<Traffic>,
 }
@@ -148,10 +154,18 @@ pub struct Awaited {
 }
 
 /// A worker's connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
     slots: Rc<RefCell<Slots>>,
     next_id: Cell<Id>,
+    /// Who is woken when an idle HTTP/1 connection ends.
+    watch: RefCell<Waker>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { slots: Rc::default(), next_id: Cell::default(), watch: RefCell::new(Waker::noop().clone()) }
+    }
 }
 
 type Slots = HashMap<Key, Slot>;
@@ -192,7 +206,7 @@ impl Pool {
         let connection = loop {
             // The last is the one that was used last; those below it are older, and are looked at when it is their turn.
             let Some(connection) = idle.pop() else { break None };
-            let open = !connection.sender.is_closed();
+            let open = connection.is_quiet(&mut Context::from_waker(Waker::noop()));
             let usable = connection.traffic.keep_alive().usable(now);
             let usable = usable.is_none_or(|usable| now.saturating_duration_since(connection.since) < usable);
             given_up.add(u64::from(open && !usable));
@@ -215,8 +229,9 @@ impl Pool {
 
     /// Adds an HTTP/1 connection that has carried no request yet.
     pub fn add(&self, connection: Exclusive, gate: &Gate) {
-        if !connection.sender.is_closed() {
-            let connection = Exclusive { since: Instant::now(), ..connection };
+        let is_quiet = connection.is_quiet(&mut Context::from_waker(&self.watch.borrow()));
+        if connection.persistent && is_quiet && connection.conn.borrow().is_flushed() {
+            let connection = Exclusive { since: Instant::now(), rest: None, ..connection };
             if connection.carried {
                 connection.traffic.idle(connection.since);
             }
@@ -227,9 +242,10 @@ impl Pool {
 
     /// A new HTTP/1 connection, not in the pool yet.
     pub fn exclusive(&self, key: Key, connection: Single) -> Exclusive {
-        let Single { sender, opened, traffic } = connection;
+        let Single { conn, opened, traffic } = connection;
         let (id, since, idle) = (self.new_id(), Instant::now(), Duration::ZERO);
-        Exclusive { sender, id, carried: false, traffic, idle, key, since, _opened: opened }
+        let (carried, persistent, rest) = (false, true, None);
+        Exclusive { conn, id, carried, persistent, rest, traffic, idle, key, since, _opened: opened }
     }
 
     /// All connections that are there now.
@@ -304,10 +320,19 @@ impl Pool {
         })
     }
 
+    /// Closes idle HTTP/1 connections as soon as their callees do, or say what nobody asked for. Never ready.
+    pub fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.watch.borrow_mut().clone_from(cx.waker());
+        for slot in self.slots.borrow_mut().values_mut() {
+            slot.idle.retain(|idle| idle.is_quiet(cx));
+        }
+        Poll::Pending
+    }
+
     /// Closes what has been idle too long, or was closed by the callee.
     pub fn sweep(&self, now: Instant) {
         self.slots.borrow_mut().retain(|_, slot| {
-            slot.idle.retain(|idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE);
+            slot.idle.retain(|idle| now.saturating_duration_since(idle.since) < IDLE);
             slot.shared.retain(|shared| {
                 let unused =
                     shared.usage.streams.get() == 0 && now.saturating_duration_since(shared.last_used.get()) >= IDLE;
@@ -315,6 +340,13 @@ impl Pool {
             });
             !slot.idle.is_empty() || !slot.shared.is_empty() || slot.opening.is_some()
         });
+    }
+}
+
+impl Exclusive {
+    /// Whether nothing came on it, not even its end. If that comes later, the waker is woken.
+    fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
+        self.conn.borrow_mut().poll_unasked(cx).is_pending()
     }
 }
 

@@ -6,7 +6,7 @@
 //! (RFC 9110, 9.2.2; RFC 9112, 9.3.1; RFC 9113, 6.8).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     error::Error as _,
     future::poll_fn,
     net::SocketAddr,
@@ -17,12 +17,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, Version, request::Parts};
 use http_body::{Body, Frame};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
@@ -31,11 +28,13 @@ use tokio::{
 
 use super::{
     connect::{NotOpened, connect},
+    exclusive,
     keep_alive::SHORTEST,
     pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Shared, Single},
     traffic::{Counting, Traffic, Volume},
 };
 use crate::{
+    h1::{Conn, Incoming, MAX_HEAD, Spelling},
     http::{
         headers::fields_size,
         send_body::{SendBody, Source, Upload},
@@ -62,18 +61,23 @@ const MAX_FRAME: u32 = 64 * 1024;
 /// callee. One that ends later has ended for another cause.
 const STALE_WITHIN: Duration = Duration::from_millis(250);
 
-/// Largest head of a response, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-
 /// HTTP/2: largest head that is read, so that one of more than [`MAX_HEAD`] can be called by its name: to the library it is a broken
 /// protocol.
 const MAX_HEAD_READ: u32 = 128 * 1024;
+
+/// A callee's connection, as HTTP/1 is spoken on it.
+pub type Upstream = Counting<TcpStream>;
+
+/// The body of a callee's response.
+pub type FromCallee = Incoming<Upstream>;
 
 /// A response whose head has come, and the connection on which its body is coming.
 #[derive(Debug)]
 pub struct Answer {
     /// The response.
-    pub response: Response<Incoming>,
+    pub response: Response<FromCallee>,
+    /// How its head is spelled.
+    pub spelling: Spelling,
     /// The connection.
     pub connection: Connection,
     /// What was read of the body already.
@@ -83,8 +87,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(response: Response<Incoming>, connection: Connection, upload: Upload) -> Self {
-        Self { response, connection, first: None, upload }
+    pub(super) fn new(
+        response: Response<FromCallee>,
+        spelling: Spelling,
+        connection: Connection,
+        upload: Upload,
+    ) -> Self {
+        Self { response, spelling, connection, first: None, upload }
     }
 
     /// The fields that say how it ended: its trailers, if they followed the head, or the head.
@@ -220,10 +229,22 @@ pub struct Target<'a> {
     pub errno: &'a Cell<Option<i32>>,
 }
 
+/// A request, as it is sent any number of times.
+pub struct Outgoing<'a> {
+    /// Its head.
+    pub head: &'a RefCell<Parts>,
+    /// How that is spelled.
+    pub spelling: &'a Spelling,
+    /// Its body.
+    pub source: &'a Source,
+    /// Says in its head what is so now, each time before it is sent.
+    pub tell: &'a dyn Fn(&mut HeaderMap),
+}
+
 /// What one sending brought, short of a response.
-enum Failed {
-    /// Nothing was written: here it is again.
-    Unsent(Box<Request<SendBody>>),
+pub(super) enum Failed {
+    /// Nothing was written: here is the body again.
+    Unsent(Box<SendBody>),
     /// HTTP/2: the callee said that it would not look at it (RFC 9113, 6.8).
     Unprocessed,
     /// Something may have been written, then the connection ended without a byte of a response.
@@ -233,29 +254,35 @@ enum Failed {
 }
 
 impl Target<'_> {
-    /// Sends the request that `write` writes, with a body of `source`, in the client's version of HTTP, replacing dead connections.
+    /// Sends the request in the client's version of HTTP, replacing dead connections.
     ///
     /// # Errors
     /// Why there is no response.
-    pub async fn exchange(&self, source: &Source, write: impl Fn() -> Request<SendBody>) -> Result<Answer, Reason> {
+    pub async fn exchange(&self, outgoing: &Outgoing<'_>) -> Result<Answer, Reason> {
         let mut avoid = self.used.take().map_or(Avoid::Nothing, |used| Avoid::One(used.id));
-        let mut request = write();
-        let (version, is_idempotent) = (request.version(), request.method().is_idempotent());
+        let source = outgoing.source;
+        let mut body = source.body();
+        let (version, is_idempotent) = {
+            let head = outgoing.head.borrow();
+            (head.version, head.method.is_idempotent())
+        };
         loop {
             let first = !matches!(avoid, Avoid::UpTo(_));
             let (connection, pooled) = self.connection(version, avoid).await?;
             let used = Used::from((&connection, self.key()));
             self.used.set(Some(used.clone()));
             let carried = used.carried;
-            let sent = send(connection, request).await;
+            let sent = send(connection, outgoing, body).await;
             // It says why, and is a lesson about the callee, also where the connection is replaced.
             let lost =
                 if let Err(Failed::Unsent(_) | Failed::ConnectionLost) = sent { Some(used.lost()) } else { None };
-            request = match sent {
+            body = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) if pooled && first => *unsent,
-                Err(Failed::Unprocessed) if first && source.replayable() => write(),
-                Err(Failed::ConnectionLost) if first && carried && is_idempotent && source.replayable() => write(),
+                Err(Failed::Unprocessed) if first && source.replayable() => source.body(),
+                Err(Failed::ConnectionLost) if first && carried && is_idempotent && source.replayable() => {
+                    source.body()
+                }
                 Err(Failed::Unprocessed) => return Err(Reason::StreamRefused),
                 Err(Failed::Unsent(_) | Failed::ConnectionLost) => {
                     return Err(lost.unwrap_or(Reason::ConnectionReset));
@@ -277,14 +304,11 @@ impl Target<'_> {
         }
         let pool = &self.worker.pool;
         let given_up = &self.callee.metrics.shard(self.worker.id).given_up;
-        while let Some(mut idle) = pool.take(self.key(), avoid, given_up) {
-            // It may have ended since: readiness says so without writing anything.
-            if idle.sender.ready().await.is_ok() {
-                return Ok((Connection::Exclusive(idle), true));
-            }
+        if let Some(idle) = pool.take(self.key(), avoid, given_up) {
+            return Ok((Connection::Exclusive(idle), true));
         }
         let (stream, opened) = self.connect().await?;
-        let connection = handshake_h1(stream, opened, &self.callee.metrics).await?;
+        let connection = single(stream, opened, &self.callee.metrics);
         Ok((Connection::Exclusive(pool.exclusive(self.key(), connection)), false))
     }
 
@@ -350,30 +374,32 @@ impl Target<'_> {
     }
 }
 
-async fn send(connection: Connection, request: Request<SendBody>) -> Result<Answer, Failed> {
-    let upload = request.body().upload();
+async fn send(connection: Connection, outgoing: &Outgoing<'_>, body: SendBody) -> Result<Answer, Failed> {
+    (outgoing.tell)(&mut outgoing.head.borrow_mut().headers);
     match connection {
-        Connection::Exclusive(mut exclusive) => match exclusive.sender.try_send_request(request).await {
-            Ok(response) => Ok(Answer::new(response, Connection::Exclusive(exclusive), upload)),
-            Err(mut error) => Err(failed(error.take_message(), error.error())),
-        },
-        Connection::Shared(mut shared) => match shared.sender.try_send_request(request).await {
-            Ok(response) => {
-                shared.carried();
-                if fields_size(response.headers()) > MAX_HEAD {
-                    return Err(Failed::Sent(Reason::ResponseHeadTooLarge));
+        Connection::Exclusive(exclusive) => exclusive::send(exclusive, outgoing, body).await,
+        Connection::Shared(mut shared) => {
+            let upload = body.upload();
+            let request = Request::from_parts(outgoing.head.borrow().clone(), body);
+            match shared.sender.try_send_request(request).await {
+                Ok(response) => {
+                    shared.carried();
+                    if fields_size(response.headers()) > MAX_HEAD {
+                        return Err(Failed::Sent(Reason::ResponseHeadTooLarge));
+                    }
+                    let response = response.map(Incoming::Http2);
+                    Ok(Answer::new(response, Spelling::default(), Connection::Shared(shared), upload))
                 }
-                Ok(Answer::new(response, Connection::Shared(shared), upload))
+                Err(mut error) => Err(failed(error.take_message(), error.error())),
             }
-            Err(mut error) => Err(failed(error.take_message(), error.error())),
-        },
+        }
     }
 }
 
 fn failed(unsent: Option<Request<SendBody>>, error: &hyper::Error) -> Failed {
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     match (unsent, reason(error)) {
-        (Some(request), _) => Failed::Unsent(Box::new(request)),
+        (Some(request), _) => Failed::Unsent(Box::new(request.into_body())),
         // Only streams above the last that the callee looks at get its GOAWAY as their error; those below it, when the
         // connection then ends, get the end.
         (None, _) if h2.is_some_and(|h2| h2.is_go_away() && h2.is_remote()) => Failed::Unprocessed,
@@ -398,34 +424,15 @@ pub fn reason(error: &hyper::Error) -> Reason {
             _ => Reason::ConnectionReset,
         };
     }
-    if error.is_parse_too_large() {
-        Reason::ResponseHeadTooLarge
-    } else if error.is_parse() {
-        Reason::ProtocolError
-    } else if error.is_user() || error.is_body_write_aborted() {
-        Reason::RequestIncomplete
-    } else {
-        Reason::ConnectionReset
-    }
+    // The caller's body broke off.
+    if error.is_user() || error.is_body_write_aborted() { Reason::RequestIncomplete } else { Reason::ConnectionReset }
 }
 
 /// Makes an HTTP/1 connection of a stream; `opened` counts until it closes.
-///
-/// # Errors
-/// When the stream is already broken.
-pub async fn handshake_h1(stream: TcpStream, opened: Opened, callee: &Arc<CalleeMetrics>) -> Result<Single, Reason> {
-    let (opened, traffic) = (Rc::new(opened), Traffic::new(callee));
-    let stream = Counting::new(stream, Arc::clone(&traffic));
-    let held = Rc::clone(&opened);
-    let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).max_header_size(MAX_HEAD);
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
-    tokio::task::spawn_local(async move {
-        // An error here also ends the request that is under way, and is named there.
-        let _ = connection.with_upgrades().await;
-        drop(held);
-    });
-    Ok(Single { sender, opened, traffic })
+pub fn single(stream: TcpStream, opened: Opened, callee: &Arc<CalleeMetrics>) -> Single {
+    let traffic = Traffic::new(callee);
+    let conn = Conn::new(Counting::new(stream, Arc::clone(&traffic)));
+    Single { conn: Rc::new(RefCell::new(conn)), opened, traffic }
 }
 
 /// Makes an HTTP/2 connection of a stream; `opened` and `permit` are released when it closes.

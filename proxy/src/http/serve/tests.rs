@@ -17,11 +17,12 @@ fn of_three<A, B, C, F: Future>(_: impl FnOnce(A, B, C) -> F) -> usize {
 #[test]
 fn the_main_futures_stay_small() {
     // What each takes now and a few fields more. In the first lie a request's head and one exchange with a callee: with a second
-    // of either it is too large. The others are what 10,000 connections hold, the second and none of those below it at rest.
+    // of either it is too large. It is part of the third, that of a
+    // connection that is not at rest. The others are what 10,000 connections hold, the second and none of those below it at rest.
     let futures = [
-        ("handle, of each request", of_two(pipeline::handle), 9088),
+        ("handle, of each request", of_three(pipeline::handle), 9088),
         ("connection, of each from a caller", of_three(connection), 1088),
-        ("http1, of each that is not at rest", of_two(http1), 1920),
+        ("http1, of each that is not at rest", of_two(http1), 11_392),
         ("http2, of each", of_two(http2), 2112),
     ];
     let too_large: Vec<_> = futures.iter().filter(|(_, size, bound)| size > bound).collect();

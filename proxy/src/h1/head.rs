@@ -1,0 +1,269 @@
+//! Heads of messages: read from bytes, and written (RFC 9112, 2 to 5).
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request, response};
+use memchr::memchr;
+
+use super::{
+    MAX_FIELDS, MAX_HEAD,
+    framing::{self, Ambiguous, Framing},
+    spelling::Spelling,
+};
+
+/// A head that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// It is none.
+    #[error("bytes that are no head of a message")]
+    Syntax,
+    /// It has too many bytes or fields.
+    #[error("a head of more than {MAX_HEAD} bytes or {MAX_FIELDS} fields")]
+    TooLarge,
+}
+
+/// The head of a request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// What it says.
+    pub parts: request::Parts,
+    /// How it is spelled.
+    pub spelling: Spelling,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether its connection can carry another.
+    pub persistent: bool,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// What it says.
+    pub parts: response::Parts,
+    /// How it is spelled.
+    pub spelling: Spelling,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether its connection can carry another.
+    pub persistent: bool,
+}
+
+/// Takes a head's bytes out of `buffer`, which `seen` bytes of were searched for its end before; `None` if it is not all there.
+///
+/// # Errors
+/// When it is too large.
+pub fn take(buffer: &mut BytesMut, seen: &mut usize) -> Result<Option<Bytes>, HeadError> {
+    // Empty lines before a head mean nothing (RFC 9112, 2.2).
+    while *seen == 0 && (buffer.starts_with(b"\r\n") || buffer.starts_with(b"\n")) {
+        buffer.advance(if buffer[0] == b'\r' { 2 } else { 1 });
+    }
+    match end(buffer, *seen) {
+        Some(end) if end <= MAX_HEAD => {
+            *seen = 0;
+            Ok(Some(buffer.split_to(end).freeze()))
+        }
+        None if buffer.len() <= MAX_HEAD => {
+            // The end may have begun.
+            *seen = buffer.len().saturating_sub(3);
+            Ok(None)
+        }
+        _ => Err(HeadError::TooLarge),
+    }
+}
+
+/// Where the empty line ends that ends a head.
+fn end(bytes: &[u8], seen: usize) -> Option<usize> {
+    let mut from = seen;
+    loop {
+        let feed = from + memchr(b'\n', bytes.get(from..)?)?;
+        match bytes.get(feed + 1..)? {
+            [b'\n', ..] => return Some(feed + 2),
+            [b'\r', b'\n', ..] => return Some(feed + 3),
+            _ => from = feed + 1,
+        }
+    }
+}
+
+/// Whether bytes that are not a whole head could become that of a request.
+///
+/// # Errors
+/// When they could not.
+pub fn could_be_request(bytes: &[u8]) -> Result<(), HeadError> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    httparse::Request::new(&mut fields).parse(bytes).map(drop).map_err(HeadError::from)
+}
+
+/// Whether bytes that are not a whole head could become that of a response.
+///
+/// # Errors
+/// When they could not.
+pub fn could_be_response(bytes: &[u8]) -> Result<(), HeadError> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    httparse::Response::new(&mut fields).parse(bytes).map(drop).map_err(HeadError::from)
+}
+
+/// Reads the head of a request.
+///
+/// # Errors
+/// When it is none, or readers could disagree about it.
+pub fn request(bytes: &Bytes) -> Result<RequestHead, HeadError> {
+    let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    complete(parsed.parse_with_uninit_headers(bytes, &mut fields)?)?;
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Syntax)?;
+    parts.uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| HeadError::Syntax)?;
+    parts.version = version(parsed.version);
+    let (headers, spelling) = map(bytes, parsed.headers)?;
+    parts.headers = headers;
+    let framing = framing::of_request(parts.version, &parts.headers)?;
+    say_length_once(&mut parts.headers, framing);
+    check_host(&parts)?;
+    let persistent = framing::is_persistent(parts.version, &parts.headers);
+    Ok(RequestHead { parts, spelling, framing, persistent })
+}
+
+/// Reads the head of the response to a request with `method`.
+///
+/// # Errors
+/// When it is none, or readers could disagree about it.
+pub fn response(bytes: &Bytes, method: &Method) -> Result<ResponseHead, HeadError> {
+    let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    complete(config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)?)?;
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| HeadError::Syntax)?;
+    parts.version = version(parsed.version);
+    let (headers, mut spelling) = map(bytes, parsed.headers)?;
+    parts.headers = headers;
+    let phrase = parsed.reason.filter(|phrase| Some(*phrase) != parts.status.canonical_reason());
+    spelling.phrase = phrase.map(|phrase| bytes.slice_ref(phrase.as_bytes()));
+    let says_both =
+        [header::TRANSFER_ENCODING, header::CONTENT_LENGTH].iter().all(|name| parts.headers.contains_key(name));
+    let framing = framing::of_response(method, parts.status, &mut parts.headers)?;
+    say_length_once(&mut parts.headers, framing);
+    // Whoever says both may mean the other one (RFC 9112, 6.1).
+    let persistent =
+        !says_both && framing != Framing::UntilClose && framing::is_persistent(parts.version, &parts.headers);
+    Ok(ResponseHead { parts, spelling, framing, persistent })
+}
+
+fn complete<T>(status: httparse::Status<T>) -> Result<(), HeadError> {
+    if status.is_partial() { Err(HeadError::Syntax) } else { Ok(()) }
+}
+
+fn version(minor: Option<u8>) -> Version {
+    if minor == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 }
+}
+
+fn map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<(HeaderMap, Spelling), HeadError> {
+    // Those that are added on the way have room too.
+    let mut headers = HeaderMap::with_capacity(fields.len() + 6);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Syntax)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| HeadError::Syntax)?;
+        headers.append(name, value);
+    }
+    Ok((headers, Spelling::of(bytes, fields.iter().map(|field| field.name))))
+}
+
+/// A length that is said several times goes on once.
+fn say_length_once(headers: &mut HeaderMap, framing: Framing) {
+    if let Framing::Length(length) = framing {
+        let mut said = headers.get_all(header::CONTENT_LENGTH).iter();
+        if said.next().is_some_and(|first| first.as_bytes().contains(&b',')) || said.next().is_some() {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+    }
+}
+
+/// A request names its host once (RFC 9112, 3.2); only those of HTTP/1.0 need not.
+fn check_host(parts: &request::Parts) -> Result<(), HeadError> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(HeadError::Syntax),
+        (None, _) if parts.version == Version::HTTP_11 => Err(HeadError::Syntax),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the head of a request.
+pub fn write_request(parts: &request::Parts, spelling: &Spelling, framing: Framing, out: &mut BytesMut) {
+    out.reserve(256);
+    put(out, &[parts.method.as_str().as_bytes(), b" "]);
+    write_target(parts, out);
+    put(out, &[b" HTTP/1.1\r\n"]);
+    write_fields(&parts.headers, spelling, framing, out);
+    put(out, &[b"\r\n"]);
+}
+
+fn write_target(parts: &request::Parts, out: &mut BytesMut) {
+    let uri = &parts.uri;
+    match (uri.scheme_str(), uri.authority()) {
+        (None, Some(authority)) => put(out, &[authority.as_str().as_bytes()]),
+        (Some(scheme), Some(authority)) => {
+            put(out, &[scheme.as_bytes(), b"://", authority.as_str().as_bytes()]);
+            put(out, &[uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes()]);
+        }
+        _ => put(out, &[uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes()]),
+    }
+}
+
+/// Writes the head of a response to a request of `version`, after which its connection ends unless it is `persistent`.
+pub fn write_response(
+    parts: &response::Parts,
+    spelling: &Spelling,
+    framing: Framing,
+    version: Version,
+    persistent: bool,
+    out: &mut BytesMut,
+) {
+    out.reserve(256);
+    let is_old = version == Version::HTTP_10;
+    let phrase = spelling.phrase.as_deref().or(parts.status.canonical_reason().map(str::as_bytes)).unwrap_or_default();
+    put(
+        out,
+        &[if is_old { b"HTTP/1.0 " } else { b"HTTP/1.1 " }, parts.status.as_str().as_bytes(), b" ", phrase, b"\r\n"],
+    );
+    write_fields(&parts.headers, spelling, framing, out);
+    match (persistent, is_old) {
+        (false, false) => put(out, &[b"connection: close\r\n"]),
+        (true, true) => put(out, &[b"connection: keep-alive\r\n"]),
+        _ => {}
+    }
+    put(out, &[b"\r\n"]);
+}
+
+fn write_fields(headers: &HeaderMap, spelling: &Spelling, framing: Framing, out: &mut BytesMut) {
+    let mut speller = spelling.speller();
+    for (name, value) in headers {
+        put(out, &[speller.spell(name), b": ", value.as_bytes(), b"\r\n"]);
+    }
+    match framing {
+        Framing::Chunked => put(out, &[b"transfer-encoding: chunked\r\n"]),
+        Framing::Length(length) if !headers.contains_key(header::CONTENT_LENGTH) => {
+            put(out, &[b"content-length: ", HeaderValue::from(length).as_bytes(), b"\r\n"]);
+        }
+        Framing::Length(_) | Framing::None | Framing::UntilClose => {}
+    }
+}
+
+fn put(out: &mut BytesMut, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+impl From<httparse::Error> for HeadError {
+    fn from(error: httparse::Error) -> Self {
+        if error == httparse::Error::TooManyHeaders { Self::TooLarge } else { Self::Syntax }
+    }
+}
+
+impl From<Ambiguous> for HeadError {
+    fn from(_: Ambiguous) -> Self {
+        Self::Syntax
+    }
+}
+
+#[cfg(test)]
+mod tests;
