@@ -138,7 +138,9 @@ mod tests {
             (HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap())
         };
         let mut map = HeaderMap::new();
-        fields.iter().map(field).for_each(|(name, value)| drop(map.append(name, value)));
+        fields.iter().map(field).for_each(|(name, value)| {
+            map.append(name, value);
+        });
         map
     }
 

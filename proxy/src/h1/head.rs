@@ -114,7 +114,7 @@ pub fn request(bytes: &Bytes) -> Result<RequestHead, HeadError> {
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Syntax)?;
     parts.uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| HeadError::Syntax)?;
     parts.version = version(parsed.version);
-    let (headers, spelling) = map(bytes, parsed.headers)?;
+    let (headers, spelling) = map(bytes, parsed.headers, 3)?;
     parts.headers = headers;
     let framing = framing::of_request(parts.version, &parts.headers)?;
     say_length_once(&mut parts.headers, framing);
@@ -135,7 +135,7 @@ pub fn response(bytes: &Bytes, method: &Method) -> Result<ResponseHead, HeadErro
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| HeadError::Syntax)?;
     parts.version = version(parsed.version);
-    let (headers, mut spelling) = map(bytes, parsed.headers)?;
+    let (headers, mut spelling) = map(bytes, parsed.headers, 1)?;
     parts.headers = headers;
     let phrase = parsed.reason.filter(|phrase| Some(*phrase) != parts.status.canonical_reason());
     spelling.phrase = phrase.map(|phrase| bytes.slice_ref(phrase.as_bytes()));
@@ -157,9 +157,9 @@ fn version(minor: Option<u8>) -> Version {
     if minor == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 }
 }
 
-fn map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<(HeaderMap, Spelling), HeadError> {
-    // Those that are added on the way have room too.
-    let mut headers = HeaderMap::with_capacity(fields.len() + 6);
+/// Fields of a head, with room for so many more that are `added` on the way.
+fn map(bytes: &Bytes, fields: &[httparse::Header<'_>], added: usize) -> Result<(HeaderMap, Spelling), HeadError> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + added);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Syntax)?;
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| HeadError::Syntax)?;

@@ -2,7 +2,13 @@
 //!
 //! Whatever a try changes is its own, so that another may be under way beside it (see [`hedge`](super::hedge)).
 
-use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
 use firebreak_crds::spec::{Position, defaults};
 use http::HeaderMap;
@@ -94,7 +100,7 @@ impl Sending<'_> {
     /// Makes a try, until its end at most.
     pub(super) async fn bounded_try(&self, one: &Try) -> Result<Got, Reason> {
         let idle = self.activity.cloned().zip(self.plan.clocks.idle);
-        let outcome = within(one.end, idle, self.one_try(one)).await;
+        let outcome = within(one.end, idle, pin!(self.one_try(one))).await;
         if outcome.as_ref().is_err_and(|reason| reason.is_clock())
             && let Some(used) = one.used.take()
         {
@@ -164,9 +170,8 @@ impl Sending<'_> {
 async fn within<T>(
     end: Option<End>,
     idle: Option<(Activity, Duration)>,
-    work: impl Future<Output = Result<T, Reason>>,
+    mut work: Pin<&mut impl Future<Output = Result<T, Reason>>>,
 ) -> Result<T, Reason> {
-    let mut work = pin!(work);
     loop {
         let silent = idle.as_ref().map(|(last, idle)| End { at: last.get() + *idle, reason: Reason::IdleTimeout });
         let Some(next) = [end, silent].into_iter().flatten().min_by_key(|end| end.at) else { return work.await };

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, response};
 
+/// What concerns one hop only, or may.
+const HOP_BY_HOP: [HeaderName; 6] =
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, KEEP_ALIVE, PROXY_CONNECTION];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -76,6 +79,10 @@ pub fn correlation(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    // Most heads have none, and to see that is cheaper than to look for each.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.get_all(header::CONNECTION).iter().any(|value| !is_plain(value)) {
         let named: Vec<_> = headers.get_all(header::CONNECTION).iter().cloned().collect();
         for named in &named {

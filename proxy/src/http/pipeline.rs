@@ -67,7 +67,8 @@ pub(super) struct Sending<'a> {
 pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling, link: Rc<Link>) -> Reply {
     let (mut head, body) = request.into_parts();
     let switching = wants_upgrade(&head);
-    let mut call = Call::new(link, &head);
+    // In a box: it goes from hand to hand until the last byte of the response.
+    let mut call = Box::new(Call::new(link, &head));
     if call.link.multiplexed && headers::size(&head) > MAX_HEAD {
         return reply::failure(call, Reason::RequestHeadTooLarge);
     }

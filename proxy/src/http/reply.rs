@@ -51,7 +51,7 @@ impl From<Response<ReplyBody>> for Reply {
 }
 
 /// The callee's answer. The call ends with the last byte of its body.
-pub fn relayed(mut call: Call, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Reply {
+pub fn relayed(mut call: Box<Call>, clocks: Clocks, activity: Option<Activity>, answer: Answer) -> Reply {
     let failing = answer_failed(&call, &answer);
     let Answer { response, spelling, connection, first, upload } = answer;
     let (mut head, body) = response.into_parts();
@@ -95,7 +95,7 @@ pub fn answer_failed(call: &Call, answer: &Answer) -> Option<Reason> {
 }
 
 /// The proxy's own answer to a request that failed.
-pub fn failure(mut call: Call, reason: Reason) -> Reply {
+pub fn failure(mut call: Box<Call>, reason: Reason) -> Reply {
     let mut response = own(&call, reason.status(), reason.grpc_status(), reason);
     if Fate::from(reason).is_refusal() {
         let seconds = call.retry_after.map(|after| HeaderValue::from(after.as_secs() + 1));
@@ -107,7 +107,7 @@ pub fn failure(mut call: Call, reason: Reason) -> Reply {
 }
 
 /// The answer of a fault in the callee's place.
-pub fn injected(mut call: Call, answer: Injected) -> Reply {
+pub fn injected(mut call: Box<Call>, answer: Injected) -> Reply {
     let (status, grpc_status) = injected_status(answer, call.grpc);
     let response = own(&call, status, grpc_status.unwrap_or_default(), Reason::FaultAbort);
     call.status = Some(response.status());

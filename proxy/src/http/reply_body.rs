@@ -73,7 +73,7 @@ struct Watched {
 /// What ends with the body.
 #[derive(Debug)]
 pub struct Tail {
-    call: Call,
+    call: Box<Call>,
     connection: Connection,
     upload: Upload,
     /// What the head said already.
@@ -106,7 +106,7 @@ impl Tail {
     /// `reason` is why the call failed, if the response's head says that it did;
     /// `owes_status`, whether it is a gRPC response that must still have one.
     pub fn new(
-        call: Call,
+        call: Box<Call>,
         connection: Connection,
         upload: Upload,
         reason: Option<Reason>,

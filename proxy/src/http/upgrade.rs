@@ -20,7 +20,7 @@ use crate::{
 /// A connection whose callee has agreed to change its protocol.
 #[derive(Debug)]
 pub struct Switch {
-    call: Call,
+    call: Box<Call>,
     clocks: Clocks,
     callee: Connection,
 }
@@ -32,7 +32,7 @@ pub fn agreed(answer: &Answer, method: &Method) -> bool {
 }
 
 /// The callee's agreement, to be passed on.
-pub fn agreement(mut call: Call, clocks: Clocks, answer: Answer) -> Reply {
+pub fn agreement(mut call: Box<Call>, clocks: Clocks, answer: Answer) -> Reply {
     let Answer { response, spelling, connection, .. } = answer;
     let (mut head, _) = response.into_parts();
     prepare_response(&mut head, true);
