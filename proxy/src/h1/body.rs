@@ -8,11 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     chunked::Part,
-    conn::{ReadError, Shared},
+    conn::{ReadError, Shared, Stream},
 };
 
 /// A body that comes by a connection of either version.
@@ -42,7 +41,7 @@ pub enum BodyError {
     Http2(#[from] hyper::Error),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Body<S> {
+impl<S: Stream> Body<S> {
     /// The body that `conn` has begun.
     pub fn new(conn: &Shared<S>) -> Self {
         let is_read = conn.borrow().is_read();
@@ -50,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Body<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> http_body::Body for Body<S> {
+impl<S: Stream> http_body::Body for Body<S> {
     type Data = Bytes;
     type Error = ReadError;
 
@@ -81,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> http_body::Body for Body<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> http_body::Body for Incoming<S> {
+impl<S: Stream> http_body::Body for Incoming<S> {
     type Data = Bytes;
     type Error = BodyError;
 

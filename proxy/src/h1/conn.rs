@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::{
     chunked::{Chunks, Part},
@@ -29,6 +32,20 @@ const FULL: usize = 32 * 1024;
 
 /// A connection that its messages' bodies hold too.
 pub type Shared<S> = Rc<RefCell<Conn<S>>>;
+
+/// What a connection is made of.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// Ready when there may be something to read, or the end; else the waker is woken when there is. Takes no buffer and makes no
+    /// system call.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Stream for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is for whoever reads.
+        self.poll_read_ready(cx).map(drop)
+    }
+}
 
 /// A connection.
 #[derive(Debug)]
@@ -75,7 +92,7 @@ pub enum ReadError {
     Chunk(#[from] super::chunked::BadChunk),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
+impl<S: Stream> Conn<S> {
     /// Around a stream from which nothing was read.
     pub fn new(stream: S) -> Self {
         Self {
@@ -152,6 +169,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
+        // A buffer only for what is there.
+        ready!(self.stream.poll_readable(cx));
         self.input.reserve(self.read_size);
         let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
         self.ended = read == 0;

@@ -9,9 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{conn::Conn, framing::Framing};
+use super::{
+    conn::{Conn, Stream},
+    framing::Framing,
+};
 
 /// A body on its way to a connection, whose head is among what that is to write already.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
     /// Why not all of it was.
     pub fn poll<S>(&mut self, conn: &RefCell<Conn<S>>, cx: &mut Context<'_>) -> Poll<Result<(), SendFailed<B::Error>>>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Stream,
     {
         loop {
             if self.ended || conn.borrow().is_full() {
@@ -79,7 +81,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
         conn: &mut Conn<S>,
     ) -> Result<(), SendFailed<B::Error>>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Stream,
     {
         match frame {
             None => self.end(None, conn),
@@ -93,7 +95,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
 
     fn put_data<S>(&mut self, data: Bytes, conn: &mut Conn<S>) -> Result<(), SendFailed<B::Error>>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Stream,
     {
         let is_last = self.body.is_end_stream();
         match &mut self.framing {
@@ -121,7 +123,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
 
     fn end<S>(&mut self, trailers: Option<&HeaderMap>, conn: &mut Conn<S>) -> Result<(), SendFailed<B::Error>>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Stream,
     {
         match self.framing {
             Framing::Length(1..) => return Err(SendFailed::Length),
@@ -133,7 +135,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
     }
 }
 
-fn put_size<S: AsyncRead + AsyncWrite + Unpin>(size: usize, conn: &mut Conn<S>) {
+fn put_size<S: Stream>(size: usize, conn: &mut Conn<S>) {
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     for place in (0..digits).rev() {
         conn.put(&[b"0123456789abcdef"[size >> (4 * place) & 0xf]]);
@@ -141,7 +143,7 @@ fn put_size<S: AsyncRead + AsyncWrite + Unpin>(size: usize, conn: &mut Conn<S>) 
     conn.put(b"\r\n");
 }
 
-fn put_last<S: AsyncRead + AsyncWrite + Unpin>(trailers: Option<&HeaderMap>, conn: &mut Conn<S>) {
+fn put_last<S: Stream>(trailers: Option<&HeaderMap>, conn: &mut Conn<S>) {
     conn.put(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::opaque;
-use crate::http::serve::Link;
+use crate::{h1::conn::Stream, http::serve::Link};
 
 /// When the first byte of the request that is being read arrived, which the pipeline takes; and when a caller that had let
 /// its responses pile up last took some of them.
@@ -136,6 +136,12 @@ impl Drop for ClientStream {
         if self.moments.marks.reset.load(Relaxed) {
             opaque::reset(&self.stream);
         }
+    }
+}
+
+impl Stream for ClientStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.prefix.has_remaining() { Poll::Ready(()) } else { self.stream.poll_readable(cx) }
     }
 }
 

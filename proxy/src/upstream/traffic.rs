@@ -25,7 +25,10 @@ use tokio::{
 };
 
 use super::keep_alive::KeepAlive;
-use crate::telemetry::metrics::{CalleeMetrics, Counter};
+use crate::{
+    h1::conn::Stream,
+    telemetry::metrics::{CalleeMetrics, Counter},
+};
 
 /// The counts of one connection.
 #[derive(Debug)]
@@ -135,6 +138,12 @@ impl<T> Counting<T> {
     /// Counts in `traffic` what goes and comes by `stream`.
     pub fn new(stream: T, traffic: Arc<Traffic>) -> Self {
         Self { stream, traffic }
+    }
+}
+
+impl<T: Stream> Stream for Counting<T> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_readable(cx)
     }
 }
 

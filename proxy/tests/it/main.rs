@@ -13,6 +13,7 @@ mod faults;
 mod grpc_retries;
 mod health;
 mod hedging;
+mod http1;
 mod http2;
 mod layers;
 mod lifecycle;
