@@ -84,7 +84,7 @@ impl Link {
             direction,
             destination,
             forwarded_for,
-            moments: Moments::new(Instant::now()),
+            moments: Moments::default(),
             first_try: Cell::new(None),
             multiplexed: false,
             begun: Cell::new(0),

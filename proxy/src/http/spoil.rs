@@ -1,7 +1,7 @@
 //! An answer's body under a fault: it ends early, or comes slowly.
 //!
-//! A cut must not overtake what went before it. The HTTP library drops what it has not written when a body fails, so the body
-//! first says that it has nothing more for now, which makes the library write; only then it fails.
+//! A cut must not overtake what went before it. What was not written is dropped when a body fails, so the body first says that it
+//! has nothing more for now, which makes the connection write; only then it fails.
 
 use std::{
     future::Future,
@@ -145,7 +145,7 @@ impl Spoiled {
     }
 
     fn poll_cut(&mut self, call: &Call, cx: &mut Context<'_>) -> Next {
-        // A turn for the library to write in; then a caller that is slow to read has its time.
+        // A turn for the connection to write in; then a caller that is slow to read has its time.
         if !std::mem::replace(&mut self.yielded, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;

@@ -2,14 +2,11 @@
 //! moment of a request's first byte is noted, because the request's clock starts there.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    rc::Rc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -24,22 +21,16 @@ use crate::{h1::conn::Stream, http::serve::Link};
 
 /// When the first byte of the request that is being read arrived, which the pipeline takes; and when a caller that had let
 /// its responses pile up last took some of them.
-///
-/// Atomic only because an upgraded connection must be able to change threads; it never does.
-#[derive(Clone, Debug)]
-pub struct Moments {
-    opened: Instant,
-    marks: Arc<Marks>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct Moments(Rc<Marks>);
 
-/// Nanoseconds after the connection was opened, and one more; zero for never.
 #[derive(Debug, Default)]
 struct Marks {
-    first_byte: AtomicU64,
-    drained: AtomicU64,
+    first_byte: Cell<Option<Instant>>,
+    drained: Cell<Option<Instant>>,
     /// The last write found no room.
-    blocked: AtomicBool,
-    reset: AtomicBool,
+    blocked: Cell<bool>,
+    reset: Cell<bool>,
 }
 
 /// A caller's connection.
@@ -51,54 +42,36 @@ pub struct ClientStream {
 }
 
 impl Moments {
-    /// For a connection that was opened at `opened`.
-    pub fn new(opened: Instant) -> Self {
-        Self { opened, marks: Arc::default() }
-    }
-
     /// The moment, if a byte has arrived since it was last taken.
     pub fn take(&self) -> Option<Instant> {
-        self.instant(self.marks.first_byte.swap(0, Relaxed))
+        self.0.first_byte.take()
     }
 
     /// Forgets bytes that belonged to the body of the request that is now over.
     pub fn reset(&self) {
-        self.marks.first_byte.store(0, Relaxed);
+        self.0.first_byte.set(None);
     }
 
     /// Notes that a byte has arrived now, if none has.
     pub fn note(&self) {
-        if self.marks.first_byte.load(Relaxed) == 0 {
-            self.marks.first_byte.store(self.mark(), Relaxed);
+        if self.0.first_byte.get().is_none() {
+            self.0.first_byte.set(Some(Instant::now()));
         }
     }
 
     /// When a caller that had let its responses pile up last took some of them.
     pub fn drained(&self) -> Option<Instant> {
-        self.instant(self.marks.drained.load(Relaxed))
-    }
-
-    /// Whether nothing has come that was not taken, and nothing waits for room to be written.
-    pub fn is_at_rest(&self) -> bool {
-        self.marks.first_byte.load(Relaxed) == 0 && !self.is_blocked()
+        self.0.drained.get()
     }
 
     /// Whether the last write found no room.
     pub fn is_blocked(&self) -> bool {
-        self.marks.blocked.load(Relaxed)
+        self.0.blocked.get()
     }
 
     /// The connection is to end by a reset.
     pub fn reset_at_close(&self) {
-        self.marks.reset.store(true, Relaxed);
-    }
-
-    fn mark(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1
-    }
-
-    fn instant(&self, mark: u64) -> Option<Instant> {
-        mark.checked_sub(1).map(|since| self.opened + Duration::from_nanos(since))
+        self.0.reset.set(true);
     }
 }
 
@@ -120,11 +93,11 @@ impl ClientStream {
 
     /// The clock is read only after a write that found no room: rarely, unless the caller is slow.
     fn noted(&mut self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let marks = &self.moments.marks;
-        if marks.blocked.load(Relaxed) != poll.is_pending() {
-            marks.blocked.store(poll.is_pending(), Relaxed);
+        let marks = &self.moments.0;
+        if marks.blocked.get() != poll.is_pending() {
+            marks.blocked.set(poll.is_pending());
             if poll.is_ready() {
-                marks.drained.store(self.moments.mark(), Relaxed);
+                marks.drained.set(Some(Instant::now()));
             }
         }
         poll
@@ -133,7 +106,7 @@ impl ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        if self.moments.marks.reset.load(Relaxed) {
+        if self.moments.0.reset.get() {
             opaque::reset(&self.stream);
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 pub const DEFAULT_LIMIT: usize = 10_000;
 
 /// What the proxy takes of its memory limit before the first connection, and what one connection takes at most while nothing
-/// moves on it: an HTTP/1 connection at both sides, with the library's buffers.
+/// moves on it: an HTTP/1 connection at both sides, with its buffers.
 const BASE: u64 = 24 << 20;
 const EACH: u64 = 48 << 10;
 

@@ -1,0 +1,1 @@
+../../../proxy/tests/h1_oracle/oracle.rs
