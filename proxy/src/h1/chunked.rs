@@ -112,10 +112,9 @@ impl Chunks {
                 State::Size(size << 4 | u64::from(hex(byte)), digits + 1)
             }
             (State::Size(_, 0), _) => return Err(BadChunk::Syntax),
-            (State::Size(size, _) | State::Blank(size), b'\r') => State::SizeEnd(size),
+            (State::Size(size, _) | State::Blank(size) | State::Extension(size), b'\r') => State::SizeEnd(size),
             (State::Size(size, _) | State::Blank(size), b' ' | b'\t') => self.extension(State::Blank(size))?,
             (State::Size(size, _) | State::Blank(size), b';') => self.extension(State::Extension(size))?,
-            (State::Extension(size), b'\r') => State::SizeEnd(size),
             // A line feed alone would end the line for some readers and not for others.
             (State::Extension(size), _) if byte != b'\n' => self.extension(State::Extension(size))?,
             (State::SizeEnd(0), b'\n') => State::Trailers,
@@ -153,6 +152,11 @@ impl Chunks {
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(BadChunk::TooLong),
             Err(_) => return Err(BadChunk::Syntax),
         };
+        // As in the lines of sizes: a line feed alone ends a line for some readers only.
+        let lines = buffer[..length].split_inclusive(|byte| *byte == b'\n');
+        if lines.into_iter().any(|line| !line.ends_with(b"\r\n")) {
+            return Err(BadChunk::Syntax);
+        }
         buffer.advance(length);
         self.state = State::Ended;
         Ok(Some(if map.is_empty() { Part::End } else { Part::Trailers(map) }))

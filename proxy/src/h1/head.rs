@@ -108,7 +108,7 @@ pub fn could_be_response(bytes: &[u8]) -> Result<(), HeadError> {
 pub fn request(bytes: &Bytes) -> Result<RequestHead, HeadError> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    complete(parsed.parse_with_uninit_headers(bytes, &mut fields)?)?;
+    complete(&parsed.parse_with_uninit_headers(bytes, &mut fields)?)?;
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Syntax)?;
@@ -131,7 +131,7 @@ pub fn response(bytes: &Bytes, method: &Method) -> Result<ResponseHead, HeadErro
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    complete(config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)?)?;
+    complete(&config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)?)?;
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| HeadError::Syntax)?;
     parts.version = version(parsed.version);
@@ -149,7 +149,7 @@ pub fn response(bytes: &Bytes, method: &Method) -> Result<ResponseHead, HeadErro
     Ok(ResponseHead { parts, spelling, framing, persistent })
 }
 
-fn complete<T>(status: httparse::Status<T>) -> Result<(), HeadError> {
+fn complete(status: &httparse::Status<usize>) -> Result<(), HeadError> {
     if status.is_partial() { Err(HeadError::Syntax) } else { Ok(()) }
 }
 
@@ -250,7 +250,9 @@ fn write_fields(headers: &HeaderMap, spelling: &Spelling, framing: Framing, out:
 }
 
 fn put(out: &mut BytesMut, parts: &[&[u8]]) {
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 impl From<httparse::Error> for HeadError {

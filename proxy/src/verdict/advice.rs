@@ -246,7 +246,7 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
     (
         Reason::RequestMalformed,
         advise(
-            "What the caller sent is not valid HTTP; the connection is closed.",
+            "What the caller sent is not valid HTTP, or could be understood in two ways (RFC 9112, 11.2): no or several hosts, two lengths, a length beside a transfer coding, a coding other than `chunked`. The connection is closed.",
             "See what the caller speaks at this port, and whether something between garbles it.",
         ),
     ),

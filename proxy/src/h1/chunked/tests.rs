@@ -37,6 +37,9 @@ fn what_is_no_chunk_is_refused() {
         "5 5\r\nhello\r\n",
         "0\r\nbad trailer\r\n\r\n",
         "11111111111111111\r\n",
+        "0\r\n\n",
+        "0\r\nx: 1\n\r\n",
+        "0\r\nx: 1\r\n\n",
     ] {
         let read = read(bytes.as_bytes(), 100);
         assert!(read.as_ref().map_or(true, |(.., ended)| !ended), "{bytes:?}: {read:?}");

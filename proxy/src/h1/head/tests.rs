@@ -118,7 +118,7 @@ proptest! {
         path in "/[a-zA-Z0-9/_.-]{0,30}(\\?[a-z=&]{0,10})?",
         fields in proptest::collection::vec(("[Xx]-[A-Za-z]{1,12}", "([!-~]([ -~]{0,20}[!-~])?)?"), 0..20),
     ) {
-        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields = fields.iter().fold(String::new(), |fields, (name, value)| fields + name + ": " + value + "\r\n");
         let bytes = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let head = request_of(&bytes).unwrap();
         let mut out = BytesMut::new();
