@@ -32,6 +32,8 @@ pub struct RequestHead {
     pub framing: Framing,
     /// Whether its connection can carry another.
     pub persistent: bool,
+    /// Whether its caller waits to be asked for the body (RFC 9110, 10.1.1).
+    pub expects: bool,
 }
 
 /// The head of a response.
@@ -45,6 +47,39 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// Whether its connection can carry another.
     pub persistent: bool,
+}
+
+/// Which fields a head has of those that say how it is to be read: noted while they pass, so that they are looked for only where
+/// there are some.
+#[derive(Debug, Default)]
+struct Said {
+    hosts: u32,
+    /// One that lists several counts as several.
+    lengths: u32,
+    coding: bool,
+    connection: bool,
+    expectation: bool,
+}
+
+impl Said {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
+        match *name {
+            header::HOST => self.hosts += 1,
+            header::CONTENT_LENGTH => self.lengths += 1 + u32::from(value.as_bytes().contains(&b',')),
+            header::TRANSFER_ENCODING => self.coding = true,
+            header::CONNECTION => self.connection = true,
+            header::EXPECT => self.expectation = true,
+            _ => {}
+        }
+    }
+
+    fn frames(&self) -> bool {
+        self.lengths > 0 || self.coding
+    }
+
+    fn persistent(&self, version: Version, headers: &HeaderMap) -> bool {
+        if self.connection { framing::is_persistent(version, headers) } else { version == Version::HTTP_11 }
+    }
 }
 
 /// Takes a head's bytes out of `buffer`, which `seen` bytes of were searched for its end before; `None` if it is not all there.
@@ -114,13 +149,17 @@ pub fn request(bytes: &Bytes) -> Result<RequestHead, HeadError> {
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Syntax)?;
     parts.uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| HeadError::Syntax)?;
     parts.version = version(parsed.version);
-    let (headers, spelling) = map(bytes, parsed.headers, 3)?;
+    let (headers, spelling, said) = map(bytes, parsed.headers, 3)?;
     parts.headers = headers;
-    let framing = framing::of_request(parts.version, &parts.headers)?;
-    say_length_once(&mut parts.headers, framing);
-    check_host(&parts)?;
-    let persistent = framing::is_persistent(parts.version, &parts.headers);
-    Ok(RequestHead { parts, spelling, framing, persistent })
+    // A request names its host once (RFC 9112, 3.2); only those of HTTP/1.0 need not.
+    if said.hosts > 1 || said.hosts == 0 && parts.version == Version::HTTP_11 {
+        return Err(HeadError::Syntax);
+    }
+    let framing = if said.frames() { framing::of_request(parts.version, &parts.headers)? } else { Framing::None };
+    say_length_once(&mut parts.headers, framing, &said);
+    let persistent = said.persistent(parts.version, &parts.headers);
+    let expects = said.expectation && parts.version == Version::HTTP_11 && expects_continue(&parts.headers);
+    Ok(RequestHead { parts, spelling, framing, persistent, expects })
 }
 
 /// Reads the head of the response to a request with `method`.
@@ -135,17 +174,15 @@ pub fn response(bytes: &Bytes, method: &Method) -> Result<ResponseHead, HeadErro
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| HeadError::Syntax)?;
     parts.version = version(parsed.version);
-    let (headers, mut spelling) = map(bytes, parsed.headers, 1)?;
+    let (headers, mut spelling, said) = map(bytes, parsed.headers, 1)?;
     parts.headers = headers;
     let phrase = parsed.reason.filter(|phrase| Some(*phrase) != parts.status.canonical_reason());
     spelling.phrase = phrase.map(|phrase| bytes.slice_ref(phrase.as_bytes()));
-    let says_both =
-        [header::TRANSFER_ENCODING, header::CONTENT_LENGTH].iter().all(|name| parts.headers.contains_key(name));
     let framing = framing::of_response(method, parts.status, &mut parts.headers)?;
-    say_length_once(&mut parts.headers, framing);
-    // Whoever says both may mean the other one (RFC 9112, 6.1).
-    let persistent =
-        !says_both && framing != Framing::UntilClose && framing::is_persistent(parts.version, &parts.headers);
+    say_length_once(&mut parts.headers, framing, &said);
+    // Whoever says a length and a coding may mean the other one (RFC 9112, 6.1).
+    let says_both = said.lengths > 0 && said.coding;
+    let persistent = !says_both && framing != Framing::UntilClose && said.persistent(parts.version, &parts.headers);
     Ok(ResponseHead { parts, spelling, framing, persistent })
 }
 
@@ -158,34 +195,26 @@ fn version(minor: Option<u8>) -> Version {
 }
 
 /// Fields of a head, with room for so many more that are `added` on the way.
-fn map(bytes: &Bytes, fields: &[httparse::Header<'_>], added: usize) -> Result<(HeaderMap, Spelling), HeadError> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + added);
+fn map(bytes: &Bytes, fields: &[httparse::Header<'_>], added: usize) -> Result<(HeaderMap, Spelling, Said), HeadError> {
+    let (mut headers, mut said) = (HeaderMap::with_capacity(fields.len() + added), Said::default());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Syntax)?;
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| HeadError::Syntax)?;
+        said.note(&name, &value);
         headers.append(name, value);
     }
-    Ok((headers, Spelling::of(bytes, fields.iter().map(|field| field.name))))
+    Ok((headers, Spelling::of(bytes, fields.iter().map(|field| field.name)), said))
 }
 
 /// A length that is said several times goes on once.
-fn say_length_once(headers: &mut HeaderMap, framing: Framing) {
-    if let Framing::Length(length) = framing {
-        let mut said = headers.get_all(header::CONTENT_LENGTH).iter();
-        if said.next().is_some_and(|first| first.as_bytes().contains(&b',')) || said.next().is_some() {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-        }
+fn say_length_once(headers: &mut HeaderMap, framing: Framing, said: &Said) {
+    if let (Framing::Length(length), 2..) = (framing, said.lengths) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
     }
 }
 
-/// A request names its host once (RFC 9112, 3.2); only those of HTTP/1.0 need not.
-fn check_host(parts: &request::Parts) -> Result<(), HeadError> {
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err(HeadError::Syntax),
-        (None, _) if parts.version == Version::HTTP_11 => Err(HeadError::Syntax),
-        _ => Ok(()),
-    }
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Writes the head of a request.

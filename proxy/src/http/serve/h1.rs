@@ -112,11 +112,8 @@ impl<'a> Server<'a> {
 
     /// Serves one request. Returns whether the connection goes on.
     async fn one(&self, head: RequestHead) -> bool {
-        let RequestHead { parts, spelling, framing, persistent } = head;
+        let RequestHead { parts, spelling, framing, persistent, expects } = head;
         let asked = Asked { method: parts.method.clone(), version: parts.version, persistent };
-        let expects = parts.headers.get(header::EXPECT).is_some_and(|expected| {
-            parts.version == Version::HTTP_11 && expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
-        });
         self.link.begun.set(self.link.begun.get() + 1);
         self.conn.borrow_mut().begin_body(framing, expects);
         let request = Request::from_parts(parts, Incoming::Http1(Body::new(&self.conn)));
