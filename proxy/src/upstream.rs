@@ -3,7 +3,7 @@
 pub mod check;
 pub mod checker;
 pub mod connect;
-mod exclusive;
+pub mod exclusive;
 pub mod keep_alive;
 pub mod pool;
 pub mod send;

@@ -26,7 +26,7 @@ pub enum Incoming<S> {
 /// The body that a connection is reading. It holds the connection, which reads no other message meanwhile.
 #[derive(Debug)]
 pub struct Body<S> {
-    /// Gone when it was read: from then on the connection's bytes belong to others.
+    /// Gone when it was read: from then on the connection's bytes belong to others. A body that broke off never is.
     conn: Option<Shared<S>>,
 }
 
@@ -57,7 +57,7 @@ impl<S: Stream> http_body::Body for Body<S> {
         let this = self.get_mut();
         let Some(conn) = &this.conn else { return Poll::Ready(None) };
         let part = ready!(conn.borrow_mut().poll_part(cx));
-        if part.is_err() || conn.borrow().is_read() {
+        if conn.borrow().is_read() {
             this.conn = None;
         }
         Poll::Ready(match part {

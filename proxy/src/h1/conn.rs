@@ -5,7 +5,7 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,6 +26,9 @@ const READ_LARGE: usize = 64 * 1024;
 
 /// Parts of a body that are no longer than this are copied behind what is to be written before them.
 const COPIED: usize = 4 * 1024;
+
+/// How much of what comes next is read before its turn.
+const AHEAD: usize = READ;
 
 /// Above this much nothing is added to what is to be written.
 const FULL: usize = 32 * 1024;
@@ -60,6 +63,8 @@ pub struct Conn<S> {
     /// How much was there when it was last looked whether it could become a head.
     checked: usize,
     reading: Reading,
+    /// Who wants to know when that has ended.
+    awaiting: Option<Waker>,
     /// An answer that asks for the body (RFC 9110, 10.1.1) is to be written before it is read.
     owes_continue: bool,
     out: BytesMut,
@@ -76,6 +81,8 @@ enum Reading {
     Chunks(Chunks),
     UntilClose,
     Ended,
+    /// It broke off, and nothing that follows means anything.
+    Broken,
 }
 
 /// What else can go wrong with a body.
@@ -103,6 +110,7 @@ impl<S: Stream> Conn<S> {
             seen: 0,
             checked: 0,
             reading: Reading::Ended,
+            awaiting: None,
             owes_continue: false,
             out: BytesMut::new(),
             large: Bytes::new(),
@@ -141,12 +149,22 @@ impl<S: Stream> Conn<S> {
         self.reading == Reading::Ended
     }
 
+    /// Whether its body broke off: the connection can carry no other.
+    pub fn is_broken(&self) -> bool {
+        self.reading == Reading::Broken
+    }
+
+    /// Nobody will be asked for a body any more. Whether somebody waits to be.
+    pub fn waive_continue(&mut self) -> bool {
+        std::mem::take(&mut self.owes_continue)
+    }
+
     /// Bytes of its body that are still to come, where that is known.
     pub fn left(&self) -> Option<u64> {
         match self.reading {
             Reading::Ended => Some(0),
             Reading::Length(left) => Some(left),
-            Reading::Chunks(_) | Reading::UntilClose => None,
+            Reading::Chunks(_) | Reading::UntilClose | Reading::Broken => None,
         }
     }
 
@@ -172,10 +190,12 @@ impl<S: Stream> Conn<S> {
         // A buffer only for what is there.
         ready!(self.stream.poll_readable(cx));
         self.input.reserve(self.read_size);
-        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
-        self.ended = read == 0;
-        self.read_size = if read >= self.read_size { READ_LARGE } else { self.read_size };
-        Poll::Ready(Ok(read))
+        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx));
+        self.ended = !matches!(read, Ok(1..));
+        if read.as_ref().is_ok_and(|read| *read >= self.read_size) {
+            self.read_size = READ_LARGE;
+        }
+        Poll::Ready(read)
     }
 
     /// The next head's bytes; `None` at the end of the connection.
@@ -187,6 +207,7 @@ impl<S: Stream> Conn<S> {
         cx: &mut Context<'_>,
         check: impl Fn(&[u8]) -> Result<(), HeadError>,
     ) -> Poll<Result<Option<Bytes>, HeadError>> {
+        self.settle();
         loop {
             if let Some(head) = head::take(&mut self.input, &mut self.seen)? {
                 self.checked = 0;
@@ -208,6 +229,17 @@ impl<S: Stream> Conn<S> {
     /// # Errors
     /// Why there is no more.
     pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, ReadError>> {
+        let part = ready!(self.poll_next_part(cx));
+        if part.is_err() {
+            self.reading = Reading::Broken;
+        }
+        if matches!(self.reading, Reading::Ended | Reading::Broken) {
+            self.awaiting.take().into_iter().for_each(Waker::wake);
+        }
+        Poll::Ready(part)
+    }
+
+    fn poll_next_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, ReadError>> {
         loop {
             if let Some(part) = self.take_part()? {
                 return Poll::Ready(Ok(part));
@@ -218,9 +250,10 @@ impl<S: Stream> Conn<S> {
                 let _ = self.poll_flush(cx)?;
             }
             if ready!(self.poll_fill(cx))? == 0 {
-                let is_end = self.reading == Reading::UntilClose;
+                if self.reading != Reading::UntilClose {
+                    return Poll::Ready(Err(ReadError::Incomplete));
+                }
                 self.reading = Reading::Ended;
-                return Poll::Ready(if is_end { Ok(Part::End) } else { Err(ReadError::Incomplete) });
             }
         }
     }
@@ -228,6 +261,7 @@ impl<S: Stream> Conn<S> {
     fn take_part(&mut self) -> Result<Option<Part>, ReadError> {
         match &mut self.reading {
             Reading::Ended => Ok(Some(Part::End)),
+            Reading::Broken => Err(ReadError::Incomplete),
             Reading::Chunks(chunks) => {
                 let part = chunks.next(&mut self.input)?;
                 if chunks.is_ended() {
@@ -253,15 +287,33 @@ impl<S: Stream> Conn<S> {
         if self.input.is_empty() { self.poll_fill(cx).map(drop) } else { Poll::Ready(()) }
     }
 
-    /// Whether the other side has ended, or the connection is broken, while all that it said was read. Looks no further once it
-    /// has said more.
+    /// Whether the other side has ended, or the connection is broken, while a message is not over. Reads ahead a little to see that,
+    /// but not into the message after it. Whoever reads the body must be of the same task.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_read() || !self.input.is_empty() {
-            return Poll::Pending;
+        let ahead = if self.is_read() { 1 } else { AHEAD };
+        while !self.ended && self.input.len() < ahead {
+            // An error is an end.
+            let _ = ready!(self.poll_fill(cx));
         }
-        match ready!(self.poll_fill(cx)) {
-            Ok(1..) => Poll::Pending,
-            Ok(0) | Err(_) => Poll::Ready(()),
+        if self.ended && (self.input.is_empty() || !self.is_read()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The same while another task may be reading the body: looks only once that has come to its end.
+    pub fn poll_gone_after_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.reading, Reading::Ended | Reading::Broken) {
+            return self.poll_gone(cx);
+        }
+        self.awaiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Gives up large buffers that are empty: a message has ended.
+    pub fn settle(&mut self) {
+        if self.read_size > READ && self.input.is_empty() {
+            (self.input, self.read_size) = (BytesMut::new(), READ);
+        }
+        if self.out.is_empty() && self.out.capacity() > FULL {
+            self.out = BytesMut::new();
         }
     }
 

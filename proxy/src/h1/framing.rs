@@ -40,6 +40,7 @@ pub fn of_request(version: Version, headers: &HeaderMap) -> Result<Framing, Ambi
 /// # Errors
 /// When two readers could disagree.
 pub fn of_response(method: &Method, status: StatusCode, headers: &mut HeaderMap) -> Result<Framing, Ambiguous> {
+    let length = length(headers)?;
     if has_no_body(method, status) {
         return Ok(Framing::None);
     }
@@ -49,7 +50,7 @@ pub fn of_response(method: &Method, status: StatusCode, headers: &mut HeaderMap)
             Ok(Framing::Chunked)
         }
         Coding::Other => Err(Ambiguous),
-        Coding::None => Ok(match length(headers)? {
+        Coding::None => Ok(match length {
             Some(0) => Framing::None,
             Some(length) => Framing::Length(length),
             None => Framing::UntilClose,

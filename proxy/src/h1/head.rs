@@ -77,6 +77,19 @@ impl Said {
         self.lengths > 0 || self.coding
     }
 
+    /// A length that is said several times, and always the same, goes on once.
+    fn length_once(&self, headers: &mut HeaderMap) {
+        if self.lengths > 1
+            && let Some(said) = headers.get(header::CONTENT_LENGTH)
+        {
+            let first = said.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+            // A part of a valid value is one.
+            if let Ok(first) = HeaderValue::from_bytes(first) {
+                headers.insert(header::CONTENT_LENGTH, first);
+            }
+        }
+    }
+
     fn persistent(&self, version: Version, headers: &HeaderMap) -> bool {
         if self.connection { framing::is_persistent(version, headers) } else { version == Version::HTTP_11 }
     }
@@ -156,7 +169,8 @@ pub fn request(bytes: &Bytes) -> Result<RequestHead, HeadError> {
         return Err(HeadError::Syntax);
     }
     let framing = if said.frames() { framing::of_request(parts.version, &parts.headers)? } else { Framing::None };
-    say_length_once(&mut parts.headers, framing, &said);
+    said.length_once(&mut parts.headers);
+    name_host(&mut parts)?;
     let persistent = said.persistent(parts.version, &parts.headers);
     let expects = said.expectation && parts.version == Version::HTTP_11 && expects_continue(&parts.headers);
     Ok(RequestHead { parts, spelling, framing, persistent, expects })
@@ -179,10 +193,13 @@ pub fn response(bytes: &Bytes, method: &Method) -> Result<ResponseHead, HeadErro
     let phrase = parsed.reason.filter(|phrase| Some(*phrase) != parts.status.canonical_reason());
     spelling.phrase = phrase.map(|phrase| bytes.slice_ref(phrase.as_bytes()));
     let framing = framing::of_response(method, parts.status, &mut parts.headers)?;
-    say_length_once(&mut parts.headers, framing, &said);
-    // Whoever says a length and a coding may mean the other one (RFC 9112, 6.1).
-    let says_both = said.lengths > 0 && said.coding;
-    let persistent = !says_both && framing != Framing::UntilClose && said.persistent(parts.version, &parts.headers);
+    said.length_once(&mut parts.headers);
+    // Whoever says a length and a coding may mean the other one, one that says a coding in HTTP/1.0 may not know what it is
+    // (RFC 9112, 6.1), and one that speaks of a body where there is none may send it.
+    let is_clear = !said.coding || said.lengths == 0 && parts.version == Version::HTTP_11;
+    let is_empty = parts.status != StatusCode::NO_CONTENT || !said.frames() || says_zero(&parts.headers);
+    let goes_on = framing != Framing::UntilClose && said.persistent(parts.version, &parts.headers);
+    let persistent = is_clear && is_empty && goes_on;
     Ok(ResponseHead { parts, spelling, framing, persistent })
 }
 
@@ -206,11 +223,19 @@ fn map(bytes: &Bytes, fields: &[httparse::Header<'_>], added: usize) -> Result<(
     Ok((headers, Spelling::of(bytes, fields.iter().map(|field| field.name)), said))
 }
 
-/// A length that is said several times goes on once.
-fn say_length_once(headers: &mut HeaderMap, framing: Framing, said: &Said) {
-    if let (Framing::Length(length), 2..) = (framing, said.lengths) {
-        headers.insert(header::CONTENT_LENGTH, length.into());
+fn says_zero(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0")
+}
+
+/// A target that names a host is what counts (RFC 9112, 3.2.2). A host is a name or an address, with a port.
+fn name_host(parts: &mut request::Parts) -> Result<(), HeadError> {
+    if let Some(authority) = parts.uri.authority().filter(|_| parts.method != Method::CONNECT) {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| HeadError::Syntax)?;
+        parts.headers.insert(header::HOST, host);
+        return Ok(());
     }
+    let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    if host.iter().any(|byte| b" \t,/\\?#@<>\"".contains(byte)) { Err(HeadError::Syntax) } else { Ok(()) }
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

@@ -17,10 +17,12 @@ use super::{
 
 /// A body on its way to a connection, whose head is among what that is to write already.
 #[derive(Debug)]
-pub struct Sending<B> {
+pub struct Sending<B: http_body::Body> {
     body: B,
     framing: Framing,
     ended: bool,
+    /// Why the body goes no further. What came of it before is written first.
+    failed: Option<SendFailed<B::Error>>,
 }
 
 /// Why a body was not sent to its end.
@@ -40,7 +42,7 @@ pub enum SendFailed<E> {
 impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
     /// `body`, delimited by `framing`.
     pub fn new(body: B, framing: Framing) -> Self {
-        Self { body, framing, ended: framing == Framing::None }
+        Self { body, framing, ended: framing == Framing::None, failed: None }
     }
 
     /// The body, of which some may have been taken.
@@ -57,8 +59,11 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
         S: Stream,
     {
         loop {
-            if self.ended || conn.borrow().is_full() {
+            if self.ended || self.failed.is_some() || conn.borrow().is_full() {
                 ready!(conn.borrow_mut().poll_flush(cx))?;
+            }
+            if let Some(failed) = self.failed.take() {
+                return Poll::Ready(Err(failed));
             }
             if self.ended {
                 return Poll::Ready(Ok(()));
@@ -71,7 +76,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
                 }
                 return Poll::Pending;
             };
-            self.put(frame, &mut conn.borrow_mut())?;
+            self.failed = self.put(frame, &mut conn.borrow_mut()).err();
         }
     }
 

@@ -111,7 +111,8 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
 }
 
 fn wants_upgrade(head: &Parts) -> bool {
-    head.version == Version::HTTP_11 && (head.method == Method::CONNECT || is_upgrade(&head.headers))
+    head.version != Version::HTTP_2 && head.method == Method::CONNECT
+        || head.version == Version::HTTP_11 && is_upgrade(&head.headers)
 }
 
 async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {

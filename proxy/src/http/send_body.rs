@@ -229,10 +229,13 @@ impl Kept {
     }
 }
 
-/// Bytes are shared, not copied.
+/// Few bytes are copied: shared, they would hold all of the buffer that they were read into.
+const FEW: usize = 1024;
+
 fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
     match (frame.data_ref(), frame.trailers_ref()) {
         (_, Some(trailers)) => Frame::trailers(trailers.clone()),
+        (Some(few), None) if few.len() < FEW => Frame::data(Bytes::copy_from_slice(few)),
         (data, None) => Frame::data(data.cloned().unwrap_or_default()),
     }
 }
@@ -260,7 +263,7 @@ impl Body for SendBody {
         if let Some(activity) = &this.activity {
             activity.set(Instant::now());
         }
-        if frame.is_none() || this.is_end_stream() {
+        if !matches!(frame, Some(Err(_))) && (frame.is_none() || this.is_end_stream()) {
             this.upload.done();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))

@@ -3,9 +3,14 @@
 
 use std::rc::Rc;
 
-use http::{Method, StatusCode};
+use http::Method;
 
-use super::{call::Call, headers::prepare_response, reply::Reply, reply_body::ReplyBody};
+use super::{
+    call::Call,
+    headers::prepare_response,
+    reply::{self, Reply},
+    reply_body::ReplyBody,
+};
 use crate::{
     h1::conn::{Shared, Tunnel},
     net::{
@@ -13,7 +18,10 @@ use crate::{
         relay::{End, relay},
     },
     policy::timeout::Clocks,
-    upstream::send::{Answer, Connection},
+    upstream::{
+        exclusive::agrees_to_switch,
+        send::{Answer, Connection},
+    },
     verdict::Reason,
 };
 
@@ -27,13 +35,16 @@ pub struct Switch {
 
 /// Whether the callee agreed to change the protocol.
 pub fn agreed(answer: &Answer, method: &Method) -> bool {
-    let status = answer.response.status();
-    status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success()
+    agrees_to_switch(method, answer.response.status())
 }
 
 /// The callee's agreement, to be passed on.
 pub fn agreement(mut call: Box<Call>, clocks: Clocks, answer: Answer) -> Reply {
-    let Answer { response, spelling, connection, .. } = answer;
+    let Answer { response, spelling, connection, upload, .. } = answer;
+    if !upload.is_done() {
+        // What is left of the request would mix with what is said in the other protocol.
+        return reply::failure(call, Reason::UpgradeFailed);
+    }
     let (mut head, _) = response.into_parts();
     prepare_response(&mut head, true);
     call.status = Some(head.status);

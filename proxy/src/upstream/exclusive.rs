@@ -40,6 +40,8 @@ struct Exchange<'a> {
     /// Nothing is left to send, or it cannot be sent.
     sent: bool,
     broken: bool,
+    /// It asks for another protocol.
+    upgrade: bool,
     /// Bytes that the connection had written before.
     before: u64,
 }
@@ -54,9 +56,9 @@ enum Ended {
 /// Sends a request whose head says all by now, and waits for the head of its response.
 pub(super) async fn send(mut exclusive: Exclusive, outgoing: &Outgoing<'_>, body: SendBody) -> Result<Answer, Failed> {
     let upload = body.upload();
-    let mut exchange = Exchange::new(&exclusive.conn, outgoing, body);
+    let mut exchange = Exchange::new(&exclusive.conn, outgoing, body).map_err(Failed::Sent)?;
     let outcome = std::future::poll_fn(|cx| exchange.poll(cx)).await;
-    let Exchange { sending, sent, broken, before, .. } = exchange;
+    let Exchange { sending, sent, broken, before, method, .. } = exchange;
     let head = match outcome {
         Ok(head) => head,
         Err(Ended::Failed(reason)) => return Err(Failed::Sent(reason)),
@@ -70,7 +72,9 @@ pub(super) async fn send(mut exclusive: Exclusive, outgoing: &Outgoing<'_>, body
         }
         Err(Ended::Lost) => return Err(Failed::ConnectionLost),
     };
-    exclusive.persistent = head.persistent && !broken;
+    // What it carries from then on is another protocol's.
+    let switches = agrees_to_switch(&method, head.parts.status);
+    exclusive.persistent = head.persistent && !broken && !switches;
     exclusive.conn.borrow_mut().begin_body(head.framing, false);
     if !sent {
         exclusive.rest = Some(Rest::send(sending, &exclusive.conn));
@@ -92,13 +96,15 @@ impl Rest {
 }
 
 impl<'a> Exchange<'a> {
-    fn new(conn: &'a Shared<Upstream>, outgoing: &Outgoing<'_>, body: SendBody) -> Self {
+    fn new(conn: &'a Shared<Upstream>, outgoing: &Outgoing<'_>, body: SendBody) -> Result<Self, Reason> {
         let parts = outgoing.head.borrow();
-        let framing = framing(&parts.headers, &body);
+        let framing = framing(&parts.headers, &body).ok_or(Reason::RequestIncomplete)?;
         let mut to = conn.borrow_mut();
         head::write_request(&parts, outgoing.spelling, framing, to.out());
-        let (before, method) = (to.written(), parts.method.clone());
-        Self { conn, method, sending: Sending::new(body, framing), sent: false, broken: false, before }
+        let (before, method, upgrade) =
+            (to.written(), parts.method.clone(), parts.headers.contains_key(header::UPGRADE));
+        let sending = Sending::new(body, framing);
+        Ok(Self { conn, method, sending, sent: false, broken: false, upgrade, before })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Ended>> {
@@ -120,21 +126,32 @@ impl<'a> Exchange<'a> {
                 return Poll::Ready(Err(if began { Ended::Failed(Reason::ConnectionReset) } else { Ended::Lost }));
             };
             let head = head::response(&bytes, &self.method).map_err(Ended::from)?;
-            // What is said before the answer is for the proxy (RFC 9110, 15.2).
-            if !head.parts.status.is_informational() || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(Ok(head));
+            match head.parts.status {
+                StatusCode::SWITCHING_PROTOCOLS if !self.upgrade => {
+                    return Poll::Ready(Err(Ended::Failed(Reason::ProtocolError)));
+                }
+                // What is said before the answer is for the proxy (RFC 9110, 15.2).
+                status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => {}
+                _ => return Poll::Ready(Ok(head)),
             }
         }
     }
 }
 
-/// A request's body goes on as long as its head says, or in chunks.
-fn framing(headers: &HeaderMap, body: &SendBody) -> Framing {
-    if body.is_end_stream() {
-        return Framing::None;
-    }
+/// A request's body goes on as long as its head says, or in chunks. `None` if the head speaks of one that is not there.
+fn framing(headers: &HeaderMap, body: &SendBody) -> Option<Framing> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    length.map_or(Framing::Chunked, Framing::Length)
+    match (body.is_end_stream(), length) {
+        (true, None | Some(0)) => Some(Framing::None),
+        (true, Some(_)) => None,
+        (false, None) => Some(Framing::Chunked),
+        (false, Some(length)) => Some(Framing::Length(length)),
+    }
+}
+
+/// Whether a response agrees to change the protocol.
+pub fn agrees_to_switch(method: &Method, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success()
 }
 
 impl From<HeadError> for Ended {

@@ -206,7 +206,8 @@ impl Pool {
         let connection = loop {
             // The last is the one that was used last; those below it are older, and are looked at when it is their turn.
             let Some(connection) = idle.pop() else { break None };
-            let open = connection.is_quiet(&mut Context::from_waker(Waker::noop()));
+            // Whoever takes it waits for it; until then, and where it is kept back, it is watched as before.
+            let open = connection.is_quiet(&mut Context::from_waker(&self.watch.borrow()));
             let usable = connection.traffic.keep_alive().usable(now);
             let usable = usable.is_none_or(|usable| now.saturating_duration_since(connection.since) < usable);
             given_up.add(u64::from(open && !usable));
@@ -231,6 +232,7 @@ impl Pool {
     pub fn add(&self, connection: Exclusive, gate: &Gate) {
         let is_quiet = connection.is_quiet(&mut Context::from_waker(&self.watch.borrow()));
         if connection.persistent && is_quiet && connection.conn.borrow().is_flushed() {
+            connection.conn.borrow_mut().settle();
             let connection = Exclusive { since: Instant::now(), rest: None, ..connection };
             if connection.carried {
                 connection.traffic.idle(connection.since);

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A callee that speaks as `talk` says on each of its connections, numbered from 1.
-async fn speaking<F: Future<Output = ()> + Send>(
+pub(crate) async fn speaking<F: Future<Output = ()> + Send>(
     talk: impl Fn(usize, TcpStream) -> F + Copy + Send + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -29,12 +29,12 @@ async fn speaking<F: Future<Output = ()> + Send>(
     address
 }
 
-fn mesh(callee: SocketAddr) -> Mesh {
+pub(crate) fn mesh(callee: SocketAddr) -> Mesh {
     Mesh::with(&[callee], json!({"protocol": "Http"}), &[])
 }
 
 /// Reads up to and with `end`.
-async fn until(stream: &mut TcpStream, end: &str) -> String {
+pub(crate) async fn until(stream: &mut TcpStream, end: &str) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end.as_bytes()) {
         let byte = timeout(Duration::from_secs(5), stream.read_u8()).await;
@@ -44,7 +44,7 @@ async fn until(stream: &mut TcpStream, end: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-async fn rest(mut stream: TcpStream) -> String {
+pub(crate) async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
     String::from_utf8(bytes).unwrap()

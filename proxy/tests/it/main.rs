@@ -14,6 +14,7 @@ mod grpc_retries;
 mod health;
 mod hedging;
 mod http1;
+mod http1_broken;
 mod http2;
 mod layers;
 mod lifecycle;

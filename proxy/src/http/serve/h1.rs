@@ -88,7 +88,7 @@ impl<'a> Server<'a> {
                 Ok(None) => return,
                 Err(error) => return self.refuse(error).await,
             };
-            if !self.one(head).await {
+            if !self.one(head).await || self.closing.get() {
                 return;
             }
         }
@@ -104,6 +104,10 @@ impl<'a> Server<'a> {
             let mut conn = self.conn.borrow_mut();
             let head = conn.poll_head(cx, head::could_be_request);
             self.idle.set(head.is_pending() && conn.is_drained());
+            if self.idle.get() {
+                // What has come was of the request before, or empty lines.
+                self.link.moments.reset();
+            }
             head
         })
         .await?;
@@ -143,12 +147,14 @@ impl<'a> Server<'a> {
     async fn respond(&self, mut parts: response::Parts, body: ReplyBody, spelling: &Spelling, asked: Asked) -> bool {
         let Asked { method, version, persistent } = asked;
         let framing = framing(&mut parts, &body, &method, version);
-        let persistent = persistent && framing != Framing::UntilClose && !self.closing.get();
+        // A caller that was not asked for the body may send it all the same, or not.
+        let is_clear = !self.conn.borrow_mut().waive_continue() && !self.conn.borrow().is_broken();
+        let persistent = persistent && is_clear && framing != Framing::UntilClose && !self.closing.get();
         head::write_response(&parts, spelling, framing, version, persistent, self.conn.borrow_mut().out());
         let mut sending = Sending::new(body, framing);
         let sent = poll_fn(|cx| match sending.poll(&self.conn, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
-            Poll::Pending => self.conn.borrow_mut().poll_gone(cx).map(|()| false),
+            Poll::Pending => self.conn.borrow_mut().poll_gone_after_body(cx).map(|()| false),
         })
         .await;
         // Broken off, so that nobody takes the part for the whole.
@@ -177,7 +183,7 @@ impl<'a> Server<'a> {
             }
             true
         };
-        let ended = timeout(DISCARD_TIME, read).await.unwrap_or(false);
+        let ended = !self.conn.borrow().is_broken() && timeout(DISCARD_TIME, read).await.unwrap_or(false);
         // These bytes were of no request to come.
         self.link.moments.reset();
         if !ended {
