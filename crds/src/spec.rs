@@ -13,6 +13,7 @@ pub mod fault;
 pub mod health;
 pub mod hedge;
 pub mod matching;
+pub mod mode;
 pub mod outlier;
 pub mod percent;
 pub mod rate_limit;
@@ -36,6 +37,7 @@ pub use self::{
     health::{GrpcCheck, HealthCheck, HttpCheck, TcpCheck},
     hedge::Hedge,
     matching::{HttpMatch, PathMatch, ValueMatch},
+    mode::{Mode, Part},
     outlier::{Deviation, EjectFor, OutlierDetection},
     percent::Percent,
     rate_limit::RateLimit,
@@ -93,6 +95,9 @@ pub struct TrafficPolicySpec {
     /// Which callers it is for. Left out: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Callers>,
+    /// Whether the policy acts, or only counts what it would have done, beside the one that is enforced. Default Enforce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// How long things may take. A clock that is left out does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,

@@ -28,6 +28,7 @@ fn percent() -> impl Strategy<Value = Percent> {
 fn timeouts() -> impl Strategy<Value = Timeouts> {
     let clock = || option::of(duration());
     (clock(), clock(), clock(), clock()).prop_map(|(connect, attempt, request, idle)| Timeouts {
+        mode: None,
         connect,
         attempt,
         request,
@@ -68,6 +69,7 @@ fn retries() -> impl Strategy<Value = Retries> {
         option::of(budget),
     )
         .prop_map(|(max_retries, conditions, codes, methods, backoff, budget)| Retries {
+            mode: None,
             max_retries,
             conditions,
             codes,
@@ -81,6 +83,7 @@ fn bulkhead() -> impl Strategy<Value = Bulkhead> {
     let limit = || option::of(1u32..10_000);
     (limit(), limit(), limit(), option::of(duration())).prop_map(
         |(max_connections, max_requests, max_pending, max_pending_time)| Bulkhead {
+            mode: None,
             max_connections,
             max_requests,
             max_pending,
@@ -108,6 +111,7 @@ fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
     let force = select(vec![Force::Open, Force::Closed]);
     (option::of(trips), option::of(open), option::of(half), option::of(recovery), option::of(force)).prop_map(
         |(trip_on, open_for, half_open, recovery, force)| CircuitBreaker {
+            mode: None,
             trip_on,
             open_for,
             half_open,
@@ -137,6 +141,7 @@ fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
         (option::of(duration()), option::of(duration())).prop_map(|(initial, max)| EjectFor { initial, max });
     (option::of(1u32..100), option::of(rate), option::of(eject_for)).prop_map(
         |(consecutive_failures, failure_rate, eject_for)| OutlierDetection {
+            mode: None,
             consecutive_failures,
             failure_rate,
             eject_for,
@@ -193,15 +198,26 @@ fn selector() -> impl Strategy<Value = LabelSelector> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
+    (part(), option::of(part())).prop_map(|(policy, observe)| Policy { observe: observe.map(Box::new), ..policy })
+}
+
+fn part() -> impl Strategy<Value = Policy> {
     let hedge = || {
         let hedge = (option::of(duration()), option::of(percent()));
-        option::of(hedge.prop_map(|(after, max_extra_load_percent)| Hedge { after, max_extra_load_percent }))
+        option::of(hedge.prop_map(|(after, max_extra_load_percent)| Hedge {
+            mode: None,
+            after,
+            max_extra_load_percent,
+        }))
     };
     let route = (http_match(), option::of(timeouts()), option::of(retries()), hedge())
         .prop_map(|(matches, timeouts, retries, hedge)| Route { matches, timeouts, retries, hedge });
     let (breaker, bulkhead) = (option::of(circuit_breaker()), option::of(bulkhead()));
-    let rate = (1u32..1_000, option::of(1u32..1_000))
-        .prop_map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst });
+    let rate = (1u32..1_000, option::of(1u32..1_000)).prop_map(|(requests_per_second, burst)| RateLimit {
+        mode: None,
+        requests_per_second,
+        burst,
+    });
     let clocks = (option::of(timeouts()), option::of(retries()), hedge());
     let limits = (bulkhead, option::of(rate));
     let balancing = (option::of(load_balancing()), option::of(outlier_detection()), option::of(health_check()));
@@ -225,6 +241,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             health_check,
             rate_limit,
             routes,
+            observe: None,
         },
     )
 }
@@ -273,17 +290,17 @@ fn service() -> impl Strategy<Value = Service> {
     let endpoints =
         vec(any::<std::net::SocketAddrV4>().prop_map(|address| wire::Endpoint { address: address.into() }), 0..3);
     let names = || vec("[a-z]{1,8}/[a-z]{1,8}", 0..3);
-    let port = (option::of("[a-z]{1,8}"), any::<u16>(), protocol, option::of(endpoints), names(), names()).prop_map(
-        |(name, port, protocol, endpoints, policies, faults)| Port {
+    let port = (option::of("[a-z]{1,8}"), any::<u16>(), protocol, option::of(endpoints), names(), names(), names())
+        .prop_map(|(name, port, protocol, endpoints, policies, observe, faults)| Port {
             name,
             port,
             protocol,
             listen: Vec::new(),
             endpoints,
             policies,
+            observe,
             faults,
-        },
-    );
+        });
     (vec(any::<std::net::IpAddr>(), 0..3), vec(port, 0..3)).prop_map(|(addresses, ports)| Service { addresses, ports })
 }
 

@@ -14,6 +14,8 @@
 //! of the same second the one whose name comes first, since Kubernetes keeps no finer time; the other is told so
 //! ([`conflicts`]), and its other targets stay in force.
 //!
+//! Policies that are observed have the same order among themselves, beside those that are enforced.
+//!
 //! Namespace selectors are decided here, against the callers' namespace. Pod selectors travel to the proxies, which know
 //! their own pod's labels.
 
@@ -31,6 +33,11 @@ pub trait Attaches {
     fn target_refs(&self) -> &[TargetRef];
     /// Whom it is for.
     fn from(&self) -> Option<&Callers>;
+
+    /// Whether it only says what it would do: what is observed claims nothing of what is enforced.
+    fn observes(&self) -> bool {
+        false
+    }
 
     /// Its namespace and name.
     fn id(&self) -> &Key {
@@ -243,14 +250,14 @@ impl fmt::Display for Target<'_> {
 
 /// The claims that were lost to an identical one that comes first, by who lost them.
 pub fn conflicts<'w, T: Attaches + 'w>(objects: impl Iterator<Item = &'w T>) -> BTreeMap<Key, Vec<Conflict>> {
-    let mut claims: BTreeMap<(&str, Target<'_>), Vec<&T>> = BTreeMap::new();
+    let mut claims: BTreeMap<(&str, Target<'_>, bool), Vec<&T>> = BTreeMap::new();
     for object in objects {
         for target in object.targets() {
-            claims.entry((&object.meta().key.namespace, target)).or_default().push(object);
+            claims.entry((&object.meta().key.namespace, target, object.observes())).or_default().push(object);
         }
     }
     let mut lost: BTreeMap<Key, Vec<Conflict>> = BTreeMap::new();
-    for ((_, target), mut claimants) in claims {
+    for ((_, target, _), mut claimants) in claims {
         claimants.sort_by_key(|object| (object.meta().created, &object.meta().key));
         let mut holders: Vec<&T> = Vec::new();
         for object in claimants {

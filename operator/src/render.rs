@@ -45,13 +45,17 @@ pub enum Scope {
 pub fn render(world: &World, namespace: &str, options: &Options) -> Config {
     let unknown = Namespace { key: Key::cluster(namespace), ..Namespace::default() };
     let caller = world.namespace(namespace).unwrap_or(&unknown);
-    let policies = Attached::to(caller, world.policies.iter());
+    let (observed, enforced) = world.policies.iter().partition::<Vec<_>, _>(|policy| policy.observes());
+    let policies = Policies {
+        enforced: Attached::to(caller, enforced.into_iter()),
+        observed: Attached::to(caller, observed.into_iter()),
+    };
     let faulty = faults_act(caller, &options.own_namespace);
     let faults = world.faults.iter().filter(|fault| faulty && fault.active(options.now));
     let faults = Attached::to(caller, faults);
     let mut entries = Entries::default();
     for service in world.services.iter().filter(|service| options.addressable(service)) {
-        if options.scope == Scope::All || policies.touches(&service.key) || faults.touches(&service.key) {
+        if options.scope == Scope::All || policies.touch(&service.key) || faults.touches(&service.key) {
             entries.add(world, service, &policies, &faults, options);
         }
     }
@@ -81,6 +85,18 @@ impl Options {
     }
 }
 
+/// The policies for callers of one namespace. What is observed has a precedence of its own, beside what is enforced.
+struct Policies<'w> {
+    enforced: Attached<'w, Policy>,
+    observed: Attached<'w, Policy>,
+}
+
+impl Policies<'_> {
+    fn touch(&self, service: &Key) -> bool {
+        self.enforced.touches(service) || self.observed.touches(service)
+    }
+}
+
 /// The entries as they gather, each once.
 #[derive(Default)]
 struct Entries<'w> {
@@ -94,19 +110,22 @@ impl<'w> Entries<'w> {
         &mut self,
         world: &'w World,
         service: &Service,
-        policies: &Attached<'w, Policy>,
+        policies: &Policies<'w>,
         faults: &Attached<'w, Fault>,
         options: &Options,
     ) {
         let mut body = bodies::service(service);
         for (port, wire) in service.ports.iter().zip(&mut body.ports) {
-            let policies = policies.at(&service.key, port);
+            let (observed, policies) =
+                (policies.observed.at(&service.key, port), policies.enforced.at(&service.key, port));
             // For one request a proxy draws from the first fault that is for it, so the order is precedence's, as with policies.
             let faults = faults.at(&service.key, port);
             wire.policies = policies.iter().map(|policy| policy.meta.key.to_string()).collect();
+            wire.observe = observed.iter().map(|policy| policy.meta.key.to_string()).collect();
             wire.faults = faults.iter().map(|fault| fault.meta.key.to_string()).collect();
             wire.endpoints = options.endpoints.then(|| bodies::endpoints(world, &service.key, port));
-            self.policies.extend(policies.into_iter().filter_map(|it| Some((it.id(), bodies::policy(it)?))));
+            self.policies
+                .extend(policies.into_iter().chain(observed).filter_map(|it| Some((it.id(), bodies::policy(it)?))));
             self.faults.extend(faults.into_iter().filter_map(|it| Some((it.id(), bodies::fault(it)?))));
         }
         self.services.push(bodies::entry(&service.key, 0, firebreak_crds::wire::Body::Service(body)));

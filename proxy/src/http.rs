@@ -8,6 +8,7 @@ pub mod grpc;
 pub mod headers;
 mod hedge;
 pub mod lineage;
+mod observe;
 pub mod pipeline;
 pub mod reply;
 pub mod reply_body;

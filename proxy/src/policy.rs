@@ -10,5 +10,6 @@ pub mod health;
 pub mod hedge;
 pub mod rate;
 pub mod retry;
+pub mod shadow;
 pub mod timeout;
 pub mod window;

@@ -23,6 +23,7 @@ use crate::{
         hedge::{ExtraLoad, Hedge},
         rate::Rate,
         retry::Retries,
+        shadow::Shadow,
         timeout::Clocks,
     },
     route::matcher::Matcher,
@@ -60,6 +61,8 @@ pub struct Callee {
     pub breaker: Option<Arc<Breaker>>,
     /// How many requests it may still be sent, if the policy limits that.
     pub rate: Option<Arc<Rate>>,
+    /// The policy that is observed beside the one in force.
+    pub shadow: Option<Arc<Shadow>>,
     /// Faults aimed at it.
     pub faults: Box<[Arc<FaultSet>]>,
     /// How much of this proxy it may take.
@@ -91,7 +94,7 @@ pub struct NotAdmitted {
 }
 
 /// A compiled TrafficPolicy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// `namespace/name`.
     pub name: Box<str>,
@@ -178,8 +181,18 @@ impl Policy {
         Self { name: name.into(), generation, extra, base, routes }
     }
 
+    /// Which of its exceptions a request is, if it is one.
+    pub fn route(&self, request: &Parts) -> Option<usize> {
+        self.routes.iter().position(|(matcher, _)| matcher.matches(request))
+    }
+
+    /// The plan of that exception, or of all other requests.
+    pub fn plan_of(&self, route: Option<usize>) -> &Plan {
+        route.and_then(|route| self.routes.get(route)).map_or(&self.base, |(_, plan)| plan)
+    }
+
     fn plan(&self, request: &Parts) -> &Plan {
-        self.routes.iter().find(|(matcher, _)| matcher.matches(request)).map_or(&self.base, |(_, plan)| plan)
+        self.plan_of(self.route(request))
     }
 }
 

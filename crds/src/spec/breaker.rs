@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Percent, defaults};
+use super::{Duration, Mode, Percent, defaults};
 
 /// Stops calls to a callee that keeps failing, looks after a while with a few probes, and lets traffic back in by degrees.
 ///
@@ -11,6 +11,9 @@ use super::{Duration, Percent, defaults};
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct CircuitBreaker {
+    /// Whether it acts, or only counts what it would have done. Default: the policy's mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// What opens it: any of these. Left out: 5 failures in a row, or half of at least 20 requests within 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trip_on: Option<TripOn>,

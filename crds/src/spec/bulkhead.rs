@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, Mode};
 
 /// Limits for each callee (a Service port) in each proxy. A limit that is left out does not apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,6 +10,9 @@ use super::Duration;
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = super::schema::bulkhead_rules())))]
 pub struct Bulkhead {
+    /// Whether it acts, or only counts what it would have done. Default: the policy's mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// Connections to the callee, idle ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]

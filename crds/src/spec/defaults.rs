@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Condition, Methods};
+use super::{Algorithm, Condition, Methods, Mode};
 
+/// Whether a policy acts when `mode` is left out.
+pub const MODE: Mode = Mode::Enforce;
 /// Extra tries when `retries` is present without `maxRetries`.
 pub const MAX_RETRIES: u8 = 2;
 /// What is retried when `retries.conditions` is left out.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Percent, defaults};
+use super::{Duration, Mode, Percent, defaults};
 
 /// A second try beside a first that is slow, for idempotent requests; the first good answer wins. In a route, what is left out
 /// stays as the policy has it.
@@ -10,6 +10,9 @@ use super::{Duration, Percent, defaults};
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Hedge {
+    /// Whether it acts, or only counts what it would have done. Default: the policy's mode. Not on a route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// How long a try may go without response headers before a second is sent. Required on the policy: about the callee's 95th
     /// percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,6 +28,7 @@ impl Hedge {
     #[must_use]
     pub fn overridden_by(&self, over: &Self) -> Self {
         Self {
+            mode: self.mode,
             after: over.after.or(self.after),
             max_extra_load_percent: over.max_extra_load_percent.or(self.max_extra_load_percent),
         }

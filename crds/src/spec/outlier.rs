@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Percent, defaults};
+use super::{Duration, Mode, Percent, defaults};
 
 /// Ejects an endpoint that fails, or fails more than the others, where endpoints are known: it gets no request for a while, then
 /// probes, then a share that grows. At least half of the endpoints, and one, always stay.
@@ -10,6 +10,9 @@ use super::{Duration, Percent, defaults};
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct OutlierDetection {
+    /// Whether it acts, or only counts what it would have done. Default: the policy's mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// Failures in a row. Default 5, unless `failureRate` alone is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 10_000)))]

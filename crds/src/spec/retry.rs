@@ -5,13 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Percent, defaults};
+use super::{Duration, Mode, Percent, defaults};
 
 /// Retries of failed tries. Present but empty means the defaults; absent means no retries.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Retries {
+    /// Whether it acts, or only counts what it would have done. Default: the policy's mode. Not on a route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// Extra tries after the first: 0 to 10. Default 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(range(max = 10)))]
@@ -120,6 +123,7 @@ impl Retries {
     #[must_use]
     pub fn overridden_by(&self, over: &Self) -> Self {
         Self {
+            mode: self.mode,
             max_retries: over.max_retries.or(self.max_retries),
             conditions: over.conditions.clone().or_else(|| self.conditions.clone()),
             codes: over.codes.clone().or_else(|| self.codes.clone()),

@@ -58,7 +58,28 @@ pub(crate) fn policy_rules() -> Value {
          || (has(self.routes) && size(self.routes) > 0)",
         "the policy does nothing: set timeouts, retries, hedge, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit or routes",
     );
-    rules(of_timeouts.into_iter().chain(of_hedge).chain([last]))
+    let of_mode = mode_rules();
+    let of_mode = of_mode.iter().map(|(rule, message)| (rule.as_str(), *message));
+    rules(of_timeouts.into_iter().chain(of_hedge).chain(of_mode).chain([last]))
+}
+
+/// Rules about `mode`: which of them says it.
+fn mode_rules() -> [(String, &'static str); 2] {
+    let protections = ["timeouts", "retries", "hedge", "circuitBreaker", "bulkhead", "outlierDetection", "rateLimit"];
+    let enforced = |it: &str| format!("(has(self.{it}) && has(self.{it}.mode) && self.{it}.mode == 'Enforce')");
+    let on_route = |it: &str| format!("(has(r.{it}) && has(r.{it}.mode))");
+    let (enforced, on_route) = (protections.map(enforced), ["timeouts", "retries", "hedge"].map(on_route));
+    [
+        (
+            format!("!has(self.mode) || self.mode != 'Observe' || !({})", enforced.join(" || ")),
+            "a policy with mode: Observe enforces nothing: move what has mode: Enforce into another policy, or set mode: Observe \
+             for each of the others instead",
+        ),
+        (
+            format!("!has(self.routes) || !self.routes.exists(r, {})", on_route.join(" || ")),
+            "mode belongs to the policy, not to a route: its timeouts, retries and hedge are enforced or observed on every route",
+        ),
+    ]
 }
 
 /// Rules about `hedge` that look at the timeouts too, or at what a route inherits.

@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, Mode};
 
 /// How long things may take. A clock that is left out does not run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-validations" = super::schema::timeout_rules())))]
 pub struct Timeouts {
+    /// Whether it acts, or only counts what it would have done. Default: the policy's mode. Not on a route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// Time to open a connection to the callee.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
@@ -30,6 +33,7 @@ impl Timeouts {
     #[must_use]
     pub fn overridden_by(&self, over: &Self) -> Self {
         Self {
+            mode: self.mode,
             connect: over.connect.or(self.connect),
             attempt: over.attempt.or(self.attempt),
             request: over.request.or(self.request),

@@ -4,7 +4,8 @@
 use std::time;
 
 use super::{
-    Bulkhead, CircuitBreaker, Condition, HttpMatch, Percent, Retries, Route, Timeouts, TrafficPolicySpec, defaults,
+    Bulkhead, CircuitBreaker, Condition, HttpMatch, Mode, Percent, Retries, Route, Timeouts, TrafficPolicySpec,
+    defaults,
 };
 
 /// Something in a policy that will not do what it seems to.
@@ -30,6 +31,7 @@ pub fn warnings(policy: &TrafficPolicySpec) -> Vec<Warning> {
     if let Some(bulkhead) = &policy.bulkhead {
         found.waiting(bulkhead, &timeouts);
     }
+    found.observed(policy);
     for (place, route) in policy.routes.iter().enumerate() {
         found.route(place, route, policy);
     }
@@ -113,6 +115,32 @@ impl Found {
             if fitting == 1 { "try" } else { "tries" },
         );
         self.add(field, message);
+    }
+
+    /// What observing does not look at. It is no error: whoever puts the policy in force changes one word.
+    fn observed(&mut self, policy: &TrafficPolicySpec) {
+        if policy.observes() {
+            let nothing = "decides nothing that could be observed: it has no effect until mode is Enforce";
+            for (field, set) in
+                [("loadBalancing", policy.load_balancing.is_some()), ("healthCheck", policy.health_check.is_some())]
+            {
+                if set {
+                    self.add(field, nothing);
+                }
+            }
+        }
+        let part = policy.part(Mode::Observe);
+        let timeouts = part.timeouts.iter().map(|it| ("timeouts".to_owned(), it));
+        let routes = part.routes.iter().enumerate();
+        let routes =
+            routes.filter_map(|(place, it)| Some((format!("routes[{place}].timeouts"), it.timeouts.as_ref()?)));
+        for (field, timeouts) in timeouts.chain(routes) {
+            for (clock, set) in [("connect", timeouts.connect.is_some()), ("idle", timeouts.idle.is_some())] {
+                if set {
+                    self.add(format!("{field}.{clock}"), "is not observed: only attempt and request are");
+                }
+            }
+        }
     }
 
     fn budget(&mut self, retries: &Retries, policy: &TrafficPolicySpec) {

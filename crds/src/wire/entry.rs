@@ -72,6 +72,10 @@ pub struct Port {
     /// Names of the policies that may apply, the strongest first: the first whose `from` fits the caller is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// Names of the policies that are observed, the strongest first: the first whose `from` fits the caller is followed beside the
+    /// one in force, in place of what that has under `observe`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observe: Vec<String>,
     /// Names of the faults aimed at it, the strongest first: the first that is for a request acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
@@ -132,6 +136,10 @@ pub struct Policy {
     /// As the user wrote them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Those of its protections that are observed. They stand apart, so that a reader that knows nothing of it does not enforce
+    /// them. It has no `from` of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Box<Policy>>,
 }
 
 /// What goes wrong on purpose, and until when.

@@ -11,6 +11,7 @@ fn sample() -> Config {
             listen: vec![],
             endpoints: None,
             policies: vec!["shop/service2".into()],
+            observe: vec![],
             faults: vec![],
         }],
     };

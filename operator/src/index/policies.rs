@@ -58,6 +58,10 @@ impl Attaches for Policy {
         self.spec.as_ref().map_or(&[], |spec| &spec.target_refs)
     }
 
+    fn observes(&self) -> bool {
+        self.spec.as_ref().is_ok_and(|spec| spec.observes())
+    }
+
     fn from(&self) -> Option<&Callers> {
         self.spec.as_ref().ok()?.from.as_ref()
     }

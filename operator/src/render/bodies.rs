@@ -1,6 +1,9 @@
 //! The entries of a config, one function a kind.
 
-use firebreak_crds::wire::{self, Body, Endpoint, Entry, Port};
+use firebreak_crds::{
+    spec::{Mode, Part},
+    wire::{self, Body, Endpoint, Entry, Port},
+};
 
 use crate::{
     attach::Attaches,
@@ -20,6 +23,7 @@ pub(super) fn service(service: &Service) -> wire::Service {
         listen: Vec::new(),
         endpoints: None,
         policies: Vec::new(),
+        observe: Vec::new(),
         faults: Vec::new(),
     });
     wire::Service { addresses: service.addresses.clone(), ports: ports.collect() }
@@ -35,22 +39,33 @@ pub(super) fn endpoints(world: &World, service: &Key, port: &ServicePort) -> Vec
     endpoints
 }
 
+/// The policy with its protections apart by mode. What is observed as a whole is named apart too, and stands here as any other.
 pub(super) fn policy(policy: &Policy) -> Option<Entry> {
     let spec = policy.spec.as_ref().ok()?;
-    let body = wire::Policy {
-        from: policy.pod_selector().cloned(),
-        timeouts: spec.timeouts.clone(),
-        retries: spec.retries.clone(),
-        hedge: spec.hedge,
-        circuit_breaker: spec.circuit_breaker.clone(),
-        bulkhead: spec.bulkhead.clone(),
-        load_balancing: spec.load_balancing.clone(),
-        outlier_detection: spec.outlier_detection,
-        health_check: spec.health_check.clone(),
-        rate_limit: spec.rate_limit,
-        routes: spec.routes.clone(),
+    let observed = spec.part(Mode::Observe);
+    let body = if spec.observes() {
+        part(observed)
+    } else {
+        let observe = (observed != Part::default()).then(|| Box::new(part(observed)));
+        let (load_balancing, health_check) = (spec.load_balancing.clone(), spec.health_check.clone());
+        wire::Policy { load_balancing, health_check, observe, ..part(spec.part(Mode::Enforce)) }
     };
+    let body = wire::Policy { from: policy.pod_selector().cloned(), ..body };
     Some(entry(&policy.meta.key, policy.meta.generation, Body::Policy(body)))
+}
+
+fn part(part: Part) -> wire::Policy {
+    wire::Policy {
+        timeouts: part.timeouts,
+        retries: part.retries,
+        hedge: part.hedge,
+        circuit_breaker: part.circuit_breaker,
+        bulkhead: part.bulkhead,
+        outlier_detection: part.outlier_detection,
+        rate_limit: part.rate_limit,
+        routes: part.routes,
+        ..wire::Policy::default()
+    }
 }
 
 /// The fault with its end; nothing for one that has not started.

@@ -220,3 +220,46 @@ fn identity(event: &Event) -> (u8, Key) {
         other => panic!("{other:?}"),
     }
 }
+
+fn wire_policy<'c>(config: &'c Config, name: &str) -> &'c firebreak_crds::wire::Policy {
+    let found = config.entries.iter().find_map(|entry| match &entry.body {
+        Body::Policy(policy) if entry.name == name => Some(policy),
+        _ => None,
+    });
+    found.unwrap()
+}
+
+fn first_port(config: &Config) -> &firebreak_crds::wire::Port {
+    let found = config.entries.iter().find_map(|entry| match &entry.body {
+        Body::Service(service) => service.ports.first(),
+        _ => None,
+    });
+    found.unwrap()
+}
+
+#[test]
+fn what_is_observed_stands_apart_from_what_is_enforced() {
+    let with = |mut spec: serde_json::Value| {
+        spec["targetRefs"] = json!([{"kind": "Service", "name": "a"}]);
+        spec
+    };
+    let enforced = with(json!({"bulkhead": {"mode": "Observe", "maxRequests": 3}, "retries": {}}));
+    let observed = with(json!({"mode": "Observe", "circuitBreaker": {}}));
+    let world = world([
+        namespace("shop", &[]),
+        service("shop/a", 1, &["http:80"]),
+        policy("shop/enforced", 2, enforced),
+        policy("shop/observed", 1, observed),
+        policy("shop/observed-too", 3, with(json!({"mode": "Observe"}))),
+    ]);
+    let config = render(&world, "shop", &options(noon()));
+    let port = first_port(&config);
+    assert_eq!(port.policies, ["shop/enforced"], "though younger: an observed policy claims nothing of it");
+    assert_eq!(port.observe, ["shop/observed"], "of two the older, as among those that are enforced");
+    let enforced = wire_policy(&config, "shop/enforced");
+    assert!(enforced.bulkhead.is_none(), "a proxy that does not know modes would enforce it");
+    let bulkhead = enforced.observe.as_ref().and_then(|observe| observe.bulkhead.clone()).unwrap();
+    assert_eq!((bulkhead.max_requests, bulkhead.mode), (Some(3), None));
+    assert!(enforced.retries.is_some() && enforced.observe.as_ref().unwrap().retries.is_none());
+    assert!(wire_policy(&config, "shop/observed").circuit_breaker.is_some());
+}

@@ -4,7 +4,7 @@ use std::iter;
 
 use firebreak_crds::{
     resources::{TrafficPolicyStatus, condition},
-    spec::{TrafficPolicySpec, warnings, without_endpoints},
+    spec::{Mode, TrafficPolicySpec, warnings, without_endpoints},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
 
 pub(super) fn judge(judge: &Judge<'_>, policy: &Policy) -> TrafficPolicyStatus {
     let lost = judge.policy_conflicts.get(&policy.meta.key).map_or(&[][..], Vec::as_slice);
-    let accepted = accepted(policy, lost);
+    let accepted = accepted(judge, policy, lost);
     let (resolved, published) = match &policy.spec {
         Err(_) => (unread(&accepted), Verdict { type_: condition::PUBLISHED, ..accepted.clone() }),
         Ok(spec) if !lost.is_empty() && lost.len() == spec.target_refs.len() => {
@@ -40,7 +40,7 @@ pub(super) fn judge(judge: &Judge<'_>, policy: &Policy) -> TrafficPolicyStatus {
     }
 }
 
-fn accepted(policy: &Policy, lost: &[Conflict]) -> Verdict {
+fn accepted(judge: &Judge<'_>, policy: &Policy, lost: &[Conflict]) -> Verdict {
     let spec = match &policy.spec {
         Ok(spec) => spec,
         Err(invalid) => return Verdict::no(condition::ACCEPTED, reason::INVALID, invalid.to_string()),
@@ -52,8 +52,27 @@ fn accepted(policy: &Policy, lost: &[Conflict]) -> Verdict {
         .into_iter()
         .chain(without_endpoints(spec))
         .map(|it| format!("warning: {} {}", it.field, it.message));
-    let parts: Vec<_> = iter::once("the policy is valid".to_owned()).chain(warnings).collect();
+    let says = if spec.observes() {
+        "the policy is valid, and is observed: it changes nothing"
+    } else {
+        "the policy is valid"
+    };
+    let parts: Vec<_> = iter::once(says.to_owned()).chain(warnings).chain(outshone(judge, policy, spec)).collect();
     Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, parts.join("; "))
+}
+
+/// What is observed of an enforced policy gives way to a policy that is observed as a whole, where that is for the same callers.
+fn outshone(judge: &Judge<'_>, policy: &Policy, spec: &TrafficPolicySpec) -> Option<String> {
+    let observed = if spec.observes() { Vec::new() } else { spec.part(Mode::Observe).fields() };
+    let meets = |other: &&Policy| {
+        other.observes() && policy.targets().any(|target| other.targets().any(|theirs| target.overlaps(&theirs)))
+    };
+    let other = judge.world.policies.iter().filter(|_| !observed.is_empty()).find(meets)?;
+    Some(format!(
+        "warning: what it observes ({}) is not observed for callers that TrafficPolicy {} is for, which is observed in its place",
+        observed.join(", "),
+        other.meta.key
+    ))
 }
 
 fn conflicted(lost: &[Conflict], targets: usize) -> String {
@@ -145,5 +164,6 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
         routes,
     ];
     let named: Vec<_> = named.into_iter().flatten().collect();
-    (!named.is_empty()).then(|| named.join(", "))
+    let only = if spec.observes() { "observed: " } else { "" };
+    (!named.is_empty()).then(|| format!("{only}{}", named.join(", ")))
 }

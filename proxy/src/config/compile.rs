@@ -21,6 +21,7 @@ use crate::{
         hedge::{ExtraLoad, Hedge},
         rate::Rate,
         retry::Retries,
+        shadow::Shadow,
         timeout::Clocks,
     },
     route::matcher::Matcher,
@@ -51,6 +52,7 @@ struct State {
     extra: Extra,
     breaker: Option<Arc<Breaker>>,
     rate: Option<Arc<Rate>>,
+    shadow: Option<Arc<Shadow>>,
     endpoints: HashMap<SocketAddr, Endpoint>,
     peers: Option<Arc<Peers>>,
     metrics: Arc<CalleeMetrics>,
@@ -75,6 +77,7 @@ impl Carried {
                 policy: None,
                 breaker: None,
                 rate: None,
+                shadow: None,
                 faults: Box::default(),
                 gate: Gate::new(bulkhead::Limits::NONE),
                 metrics: registry.callee(direction, "unknown", None),
@@ -154,6 +157,7 @@ impl Carried {
     ) -> Callee {
         let policy = port.policies.iter().find_map(|name| entries.policies.get_key_value(name.as_str()));
         let policy = policy.filter(|_| !transparent);
+        let observed = shadow::observed(port, policy, entries).filter(|_| !transparent);
         let limits =
             policy.and_then(|(_, (_, policy))| policy.bulkhead.as_ref()).map_or(bulkhead::Limits::NONE, Into::into);
         let key = (Box::from(name), port.port);
@@ -161,6 +165,7 @@ impl Carried {
         state.gate.set(limits);
         state.gate.wake();
         let endpoints = self.source.endpoints(name, port);
+        state.observe(observed, endpoints.as_deref(), now);
         let endpoints = state.endpoints(policy.map(|(_, (_, policy))| *policy), endpoints.as_deref(), now);
         state.limit_rate(policy.and_then(|(_, (_, policy))| policy.rate_limit), now);
         let policy = policy.map(|(name, policy)| state.policy(name, *policy, now));
@@ -172,6 +177,7 @@ impl Carried {
             policy,
             breaker: state.breaker.clone(),
             rate: state.rate.clone(),
+            shadow: state.shadow.clone(),
             faults: faults.collect(),
             gate: Arc::clone(&state.gate),
             metrics: Arc::clone(&state.metrics),
@@ -192,6 +198,7 @@ impl Carried {
             extra: Extra::default(),
             breaker: None,
             rate: None,
+            shadow: None,
             endpoints: HashMap::new(),
             peers: None,
             metrics,
@@ -256,7 +263,8 @@ impl State {
         }
         let watched = self.endpoints.values().filter(|_| limits.is_some() || balancing.is_some() || checks.is_some());
         let endpoints = watched.cloned().collect();
-        self.metrics.watch_breakers(Breakers { callee: self.breaker.clone(), endpoints });
+        let observed = self.shadow.as_ref().and_then(|shadow| shadow.breaker.clone());
+        self.metrics.watch_breakers(Breakers { callee: self.breaker.clone(), endpoints, observed });
         list.map(|list| Endpoints::new(list, balancing))
     }
 
@@ -283,25 +291,30 @@ impl State {
     }
 
     fn policy(&mut self, name: &str, (generation, policy): Versioned<'_>, now: Instant) -> Policy {
-        let retries = policy.retries.as_ref().or_else(|| policy.routes.iter().find_map(|route| route.retries.as_ref()));
-        let hedges = policy.hedge.is_some() || policy.routes.iter().any(|route| route.hedge.is_some());
-        // What hedging costs is paid from the budget too, which has its defaults where nothing is said of it.
-        let budget = retries.map(|retries| retries.budget.unwrap_or_default()).or(hedges.then(spec::Budget::default));
-        let limits = budget.as_ref().map(budget::Limits::from);
-        if self.extra.budget.as_ref().map(|budget| budget.limits()) != limits {
-            self.extra.budget = limits.map(|limits| Arc::new(Budget::new(limits, now)));
-        }
-        let known = self.extra.hedges.take();
-        self.extra.hedges = hedges.then(|| known.unwrap_or_else(|| Arc::new(ExtraLoad::new(now))));
-        let routes = policy.routes.iter().map(|route| (Matcher::from(&route.matches), route_plan(policy, route)));
-        Policy::new(
-            name,
-            generation,
-            self.extra.clone(),
-            plan(policy.timeouts.as_ref(), policy.retries.as_ref(), policy.hedge.as_ref()),
-            routes.collect(),
-        )
+        self.extra = extra(std::mem::take(&mut self.extra), policy, now);
+        compiled(name, generation, policy, self.extra.clone())
     }
+}
+
+/// A policy whose extra tries are counted here.
+fn compiled(name: &str, generation: i64, policy: &wire::Policy, extra: Extra) -> Policy {
+    let routes = policy.routes.iter().map(|route| (Matcher::from(&route.matches), route_plan(policy, route)));
+    let base = plan(policy.timeouts.as_ref(), policy.retries.as_ref(), policy.hedge.as_ref());
+    Policy::new(name, generation, extra, base, routes.collect())
+}
+
+/// What counts a policy's extra tries: what was before, where it counts the same.
+fn extra(before: Extra, policy: &wire::Policy, now: Instant) -> Extra {
+    let retries = policy.retries.as_ref().or_else(|| policy.routes.iter().find_map(|route| route.retries.as_ref()));
+    let hedges = policy.hedge.is_some() || policy.routes.iter().any(|route| route.hedge.is_some());
+    // What hedging costs is paid from the budget too, which has its defaults where nothing is said of it.
+    let budget = retries.map(|retries| retries.budget.unwrap_or_default()).or(hedges.then(spec::Budget::default));
+    let budget = budget.as_ref().map(budget::Limits::from).map(|limits| {
+        let same = before.budget.filter(|budget| budget.limits() == limits);
+        same.unwrap_or_else(|| Arc::new(Budget::new(limits, now)))
+    });
+    let hedges = hedges.then(|| before.hedges.unwrap_or_else(|| Arc::new(ExtraLoad::new(now))));
+    Extra { budget, hedges }
 }
 
 /// What was known of an endpoint; of a new one nothing is, and it begins slowly where the policy says so.
@@ -405,5 +418,9 @@ fn plan(timeouts: Option<&spec::Timeouts>, retries: Option<&spec::Retries>, hedg
     )
 }
 
+mod shadow;
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use self::shadow::observed_alone;

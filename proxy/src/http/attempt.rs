@@ -22,7 +22,7 @@ use super::{
     send_body::Activity,
 };
 use crate::{
-    policy::{bulkhead::Permit, fault::Injected, timeout::End},
+    policy::{bulkhead::Permit, fault::Injected, shadow::Step, timeout::End},
     snapshot::Admitted,
     telemetry::metrics::Direction,
     upstream::send::{Answer, Outgoing, Target, Used},
@@ -79,6 +79,7 @@ impl Sending<'_> {
         }
         let address = admitted.endpoint.unwrap_or(self.call.link.destination);
         let number = self.call.tries.borrow_mut().begin(address, permit.is_some(), now);
+        self.call.tell(|| Step::Began { number, endpoint: address });
         let faulty = !self.call.callee.faults.is_empty() && self.call.first_try.get().is_none();
         let hit = if faulty { self.call.draw(&self.head.borrow(), Position::Attempt, number, now) } else { None };
         Try {
@@ -147,6 +148,7 @@ impl Sending<'_> {
         one.answered.set(true);
         if self.may_end_in_trailers(&answer) {
             one.awaits_status();
+            self.call.tell(|| Step::Answered(one.number));
             let wait = Instant::now() + defaults::TRAILERS_WAIT;
             answer.look_ahead(end.map_or(wait, |end| end.at.min(wait))).await?;
         }

@@ -29,6 +29,7 @@ use crate::{
         breaker::Outcome,
         bulkhead::Permit,
         fault::{FaultSet, Spoil},
+        shadow::Observed,
         timeout::{End, nearest},
     },
     snapshot::{Admitted, Callee},
@@ -85,6 +86,8 @@ pub struct Call {
     pub dependency: Option<Box<str>>,
     /// Its trace, if it is sampled.
     pub trace: Option<Box<Trace>>,
+    /// What the policy that is observed makes of it.
+    pub observed: Option<Box<Observed>>,
     /// Its place in the bulkhead.
     pub permit: Option<Permit>,
     /// The last try's endpoint, which has to do with it until it ends, and breakers that are to be told then.
@@ -121,6 +124,7 @@ impl Call {
             spoil: None,
             dependency: None,
             trace: None,
+            observed: None,
             permit: None,
             admitted: Admitted::default(),
             retry_after: None,
@@ -236,6 +240,7 @@ impl Call {
                 (reason.is_outcome() && !reason.is_clock() && !is_above).then_some(Outcome::Failed)
             }
         };
+        self.tell_end(outcome);
         let mut admitted = std::mem::take(&mut self.admitted);
         if let Some(outcome) = outcome {
             admitted.ended(outcome, Instant::now());

@@ -26,6 +26,7 @@ use crate::{
         budget::Budget,
         hedge::{Hedge, Refused},
         retry::{Brought, is_idempotent},
+        shadow::Step,
     },
     snapshot::Admitted,
     telemetry::metrics::Shard,
@@ -171,6 +172,7 @@ impl Sending<'_> {
     /// Gives a try up whose twin was faster. Its breakers hear nothing of it; that it took so long is known of its endpoint.
     fn lost(&self, one: &Try) {
         drop(one.admitted.take());
+        self.call.tell(|| Step::GivenUp(one.number));
         let (at, outcome) = (Instant::now(), AttemptOutcome::Cancelled);
         let lost = Ended { at, outcome, reason: None, status: None, grpc_status: None, connection: None, errno: None };
         self.enter(one, lost);

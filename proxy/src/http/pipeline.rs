@@ -41,6 +41,7 @@ use crate::{
         breaker::Outcome,
         bulkhead::Need,
         retry::{Brought, Retries, Told},
+        shadow::Verdict,
     },
     snapshot::{Admitted, NotAdmitted, Plan},
     telemetry::metrics::Direction,
@@ -86,6 +87,7 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
         Some(Ok(answer)) => return reply::injected(call, answer),
         None => {}
     }
+    call.follow(&head);
     prepare_request(&mut head, switching, call.link.forwarded_for.as_ref(), call.link.destination);
     let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
 
@@ -127,6 +129,7 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
         call.first_try.set(None);
         return Err(reason);
     }
+    call.arrives();
     call.callee.take(Instant::now()).map_err(|refused| {
         call.retry_after = refused.retry_after;
         refused.reason
@@ -144,6 +147,7 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
         }
         _ => reason,
     })?);
+    call.enters(need);
     Ok(())
 }
 
@@ -216,6 +220,7 @@ impl Sending<'_> {
     /// with it.
     pub(super) fn ended(&self, one: &Try, outcome: &Result<Got, Reason>) {
         one.admitted.set(self.tell_breakers(one, outcome).unwrap_or_default());
+        self.tell_ended(one, outcome);
         self.enter(one, ended(outcome, self.call));
         let is_late = outcome.as_ref().is_err_and(|reason| reason.is_clock());
         self.call.awaits_caller.set(is_late && self.source.awaits_caller());
@@ -234,8 +239,7 @@ impl Sending<'_> {
 
     /// How long to wait before another try; `None` if there is not to be one.
     fn pause_before_another(&self, outcome: &Result<Got, Reason>) -> Option<Duration> {
-        let answer = if let Ok(Got::Answer(answer)) = outcome { Some(answer) } else { None };
-        let told_by_layer = answer.is_some_and(|answer| self.is_final(answer));
+        let told_by_layer = self.told_by_layer(outcome);
         let retries = self.wanted(brought(outcome, self.call));
         let pause = retries.and_then(|retries| self.pause(retries, outcome, told_by_layer));
         if pause.is_none() && (retries.is_some() || told_by_layer) {
@@ -249,6 +253,11 @@ impl Sending<'_> {
         let head = self.head.borrow();
         let wants = |retries: &&Retries| retries.wants(brought, retries.repeatable(&head.method, &head.headers));
         self.plan.retries.as_ref().filter(wants)
+    }
+
+    /// Whether a layer below says that another try would not help.
+    pub(super) fn told_by_layer(&self, outcome: &Result<Got, Reason>) -> bool {
+        matches!(outcome, Ok(Got::Answer(answer)) if self.is_final(answer))
     }
 
     /// Whether the callee's proxy says in a failed answer that another try would not help. An application is not asked.
@@ -315,35 +324,47 @@ impl Sending<'_> {
         Ok(admitted)
     }
 
-    /// Tells the breakers what became of a try. The status of a gRPC call comes at its end, and is told there.
+    /// Tells the breakers what became of a try.
     fn tell_breakers(&self, one: &Try, outcome: &Result<Got, Reason>) -> Option<Admitted> {
-        let (mut admitted, began) = (one.admitted.take(), one.began);
+        let mut admitted = one.admitted.take();
+        match self.verdict(one, outcome) {
+            Verdict::Told(verdict) => {
+                admitted.ended(verdict, Instant::now());
+                outcome.is_ok().then_some(admitted)
+            }
+            Verdict::Later => {
+                admitted.answered(Instant::now());
+                Some(admitted)
+            }
+            Verdict::Nothing => None,
+        }
+    }
+
+    /// What breakers hear of a try that is over. The status of a gRPC call comes at its end, and is told there.
+    pub(super) fn verdict(&self, one: &Try, outcome: &Result<Got, Reason>) -> Verdict {
         if let (Ok(Got::Answer(answer)), true) = (outcome, self.call.grpc)
             && self.call.grpc_status(answer).is_none()
             && answer.response.status().is_success()
         {
-            admitted.answered(Instant::now());
-            return Some(admitted);
+            return Verdict::Later;
         }
-        let verdict = match brought(outcome, self.call) {
-            Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Outcome::Failed,
-            Brought::Response { .. } => Outcome::Passed,
+        match brought(outcome, self.call) {
+            Brought::Response { status, grpc } if reply::is_failure(status, grpc) => Verdict::Told(Outcome::Failed),
+            Brought::Response { .. } => Verdict::Told(Outcome::Passed),
             // It is an outcome once, of the request that dialled.
-            Brought::Nothing { .. } if one.another_dialled.get() => return None,
+            Brought::Nothing { .. } if one.another_dialled.get() => Verdict::Nothing,
             // The callee had nothing to answer yet.
-            Brought::Nothing { reason, .. } if reason.is_clock() && self.source.awaits_caller() => return None,
+            Brought::Nothing { reason, .. } if reason.is_clock() && self.source.awaits_caller() => Verdict::Nothing,
             // A try that the request's end cut short says nothing, whether a wait in the bulkhead, a pause or the caller's own
             // choice left it so little; one that had nearly all of its time says what its own end says.
             Brought::Nothing { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }
-                if !self.had_its_time(began) =>
+                if !self.had_its_time(one.began) =>
             {
-                return None;
+                Verdict::Nothing
             }
-            Brought::Nothing { reason, .. } if reason.is_outcome() => Outcome::Failed,
-            Brought::Nothing { .. } => return None,
-        };
-        admitted.ended(verdict, Instant::now());
-        outcome.is_ok().then_some(admitted)
+            Brought::Nothing { reason, .. } if reason.is_outcome() => Verdict::Told(Outcome::Failed),
+            Brought::Nothing { .. } => Verdict::Nothing,
+        }
     }
 
     /// Whether a try that began at `began` has had nearly all of the time that the policy gives one.

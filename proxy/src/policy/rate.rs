@@ -61,7 +61,7 @@ mod tests {
 
     fn rate(requests_per_second: u32, burst: Option<u32>) -> (Rate, Instant) {
         let now = Instant::now();
-        (Rate::new(RateLimit { requests_per_second, burst }, now), now)
+        (Rate::new(RateLimit { mode: None, requests_per_second, burst }, now), now)
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Collector for Exposed {
         attempts(&mut encoder, &callees)?;
         bulkheads(&mut encoder, &callees)?;
         breakers(&mut encoder, &callees)?;
+        observed(&mut encoder, &callees)?;
         self.faults(&mut encoder)?;
         self.recorder(&mut encoder)?;
         self.config(&mut encoder)
@@ -264,6 +265,31 @@ fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     let mut metric = encoder.encode_descriptor("ejections_refused", help, None, MetricType::Counter)?;
     for callee in callees {
         count(&mut metric, &labels(callee, &[]), callee.endpoint_breakers.kept_in())?;
+    }
+    Ok(())
+}
+
+fn observed(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let help = "Requests that a policy followed which is observed";
+    let mut metric = encoder.encode_descriptor("observed_requests", help, None, MetricType::Counter)?;
+    for callee in callees {
+        count(&mut metric, &labels(callee, &[]), callee.observed.requests())?;
+    }
+    let help = "What it would have done, by protection";
+    let mut metric = encoder.encode_descriptor("observed", help, None, MetricType::Counter)?;
+    for callee in callees {
+        for ((protection, would), times) in callee.observed.all() {
+            count(&mut metric, &labels(callee, &[("protection", protection), ("would", would)]), times)?;
+        }
+    }
+    let help = "Where the breaker of a policy is that is observed: 1 for its state, 0 for the others";
+    let mut metric = encoder.encode_descriptor("observed_breaker_state", help, None, MetricType::Gauge)?;
+    for (callee, breakers) in callees.iter().map(|callee| (callee, callee.breakers())) {
+        let Some(breaker) = &breakers.observed else { continue };
+        let current = breaker.state();
+        for state in STATES {
+            gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::from(state == current))?;
+        }
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use crate::{
         breaker::{Breaker, Counts},
         bulkhead::Gate,
         hedge::REFUSED,
+        shadow,
     },
     upstream::keep_alive::KeepAlive,
     verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, Domain, FATES, Fate, REASONS, Reason, recorder},
@@ -72,6 +73,8 @@ pub struct CalleeMetrics {
     /// What the breakers of its endpoints did.
     pub endpoint_breakers: Arc<Counts>,
     breakers: ArcSwap<Breakers>,
+    /// What policies that are observed would have done.
+    pub observed: Arc<shadow::Counts>,
     /// Health checks of its endpoints that failed, and that passed.
     health_checks: [AtomicU64; 2],
     /// How long it lets connections be idle.
@@ -85,6 +88,8 @@ pub struct Breakers {
     pub callee: Option<Arc<Breaker>>,
     /// Its endpoints, where the policy has something to say of them.
     pub endpoints: Vec<Endpoint>,
+    /// That of the policy that is observed.
+    pub observed: Option<Arc<Breaker>>,
 }
 
 /// Failures by reason and by [`BLAMED`].
@@ -365,6 +370,7 @@ impl Registry {
                 breaker: Arc::default(),
                 endpoint_breakers: Arc::default(),
                 breakers: ArcSwap::default(),
+                observed: Arc::default(),
                 health_checks: Default::default(),
                 keep_alive: KeepAlive::default(),
             })

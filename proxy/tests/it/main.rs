@@ -19,6 +19,7 @@ mod http2;
 mod layers;
 mod lifecycle;
 mod malformed;
+mod observe;
 mod outliers;
 mod protocols;
 mod rate_limits;

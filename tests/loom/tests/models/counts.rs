@@ -125,7 +125,7 @@ fn every_request_earns_its_part_of_a_retry() {
 fn a_rate_limit_gives_a_burst_and_no_more() {
     check(|| {
         let start = Instant::now();
-        let rate = Arc::new(Rate::new(RateLimit { requests_per_second: 10, burst: Some(2) }, start));
+        let rate = Arc::new(Rate::new(RateLimit { mode: None, requests_per_second: 10, burst: Some(2) }, start));
         let got = twice({
             let rate = Arc::clone(&rate);
             move |_| [(); 2].map(|()| rate.take(start).is_ok())

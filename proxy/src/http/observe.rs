@@ -1,0 +1,63 @@
+//! Where the policy that is observed hears of a request. Where there is none, each of these is one look at an `Option`.
+
+use http::request::Parts;
+use tokio::time::Instant;
+
+use super::{
+    attempt::{Got, Try},
+    call::Call,
+    pipeline::{Sending, brought},
+};
+use crate::{
+    policy::{breaker::Outcome, bulkhead::Need, shadow::Step},
+    verdict::Reason,
+};
+
+impl Call {
+    /// Begins to be followed, if a policy is observed for its callee.
+    pub(super) fn follow(&mut self, head: &Parts) {
+        if let Some(shadow) = &self.callee.shadow {
+            self.observed = Some(shadow.follow(head, self.admitted_at, self.grpc, self.on_behalf));
+        }
+    }
+
+    /// Comes to the rate limit. What the observed one would have refused is followed no further.
+    pub(super) fn arrives(&mut self) {
+        if self.observed.as_ref().is_some_and(|observed| !observed.arrives(Instant::now())) {
+            self.observed = None;
+        }
+    }
+
+    /// Has come through the bulkhead in force.
+    pub(super) fn enters(&mut self, need: Need) {
+        if let Some(observed) = &mut self.observed {
+            observed.enters(need, Instant::now());
+        }
+    }
+
+    /// Something happens to it.
+    pub(super) fn tell(&self, step: impl FnOnce() -> Step) {
+        if let Some(observed) = &self.observed {
+            observed.tell(step(), Instant::now());
+        }
+    }
+
+    /// It is over, and breakers that wait for that hear this.
+    pub(super) fn tell_end(&mut self, outcome: Option<Outcome>) {
+        if let Some(observed) = self.observed.take() {
+            observed.tell(Step::Over(outcome), Instant::now());
+        }
+    }
+}
+
+impl Sending<'_> {
+    /// A try is over.
+    pub(super) fn tell_ended(&self, one: &Try, outcome: &Result<Got, Reason>) {
+        self.call.tell(|| Step::Ended {
+            number: one.number,
+            verdict: self.verdict(one, outcome),
+            brought: brought(outcome, self.call),
+            replayable: self.source.replayable() && !self.told_by_layer(outcome),
+        });
+    }
+}

@@ -1,0 +1,295 @@
+//! What becomes of one request under the observed policy, once the bulkhead has let it in.
+//!
+//! It is the pipeline's order again (breaker, endpoint's breaker, budget, outcome, wanted again?), with tries that are told instead
+//! of made.
+
+use std::net::SocketAddr;
+
+use tokio::time::Instant;
+
+use super::{Facts, Shadow, Would};
+use crate::{
+    policy::{
+        breaker::{Outcome, Ticket},
+        retry::Brought,
+        timeout::End,
+    },
+    snapshot::Plan,
+    verdict::Reason,
+};
+
+/// Something that really happens to a request. Tries have the numbers that the request's record has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// A try begins.
+    Began {
+        /// Its number.
+        number: u32,
+        /// Where it goes.
+        endpoint: SocketAddr,
+    },
+    /// The head of a response has come, and what became of the try has not.
+    Answered(u32),
+    /// A try is over.
+    Ended {
+        /// Its number.
+        number: u32,
+        /// What breakers are to hear of it.
+        verdict: Verdict,
+        /// What retries look at.
+        brought: Brought,
+        /// Whether the request could be sent again: its body is kept, and no other layer is to try.
+        replayable: bool,
+    },
+    /// A try was given up for the one beside it.
+    GivenUp(u32),
+    /// The request is over, with this for the breakers that wait for its end.
+    Over(Option<Outcome>),
+}
+
+/// What breakers hear of a try that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// This.
+    Told(Outcome),
+    /// It is told when the request is over.
+    Later,
+    /// It says nothing of the callee.
+    Nothing,
+}
+
+/// Whether there is more to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// There is.
+    On,
+    /// It would have been over, or nobody knows how it would have gone on.
+    Over,
+}
+
+/// A request that is inside.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    tries: Vec<Running>,
+    /// Breakers that are told at the request's end.
+    late: Option<Tickets>,
+    made: u32,
+    /// The policy wants another try.
+    wanted: bool,
+    /// What the last try brought would have been the request's answer.
+    settled: bool,
+    hedged: bool,
+    /// What it does from here on nobody knows; it has its place until it is over.
+    blind: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    number: u32,
+    began: Instant,
+    answered: bool,
+    tickets: Tickets,
+}
+
+#[derive(Debug, Default)]
+struct Tickets([Option<Ticket>; 2]);
+
+impl Tickets {
+    fn ended(self, outcome: Outcome, now: Instant) {
+        self.0.into_iter().flatten().for_each(|ticket| ticket.ended(outcome, now));
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.0.iter_mut().flatten().for_each(|ticket| ticket.answered(now));
+    }
+
+    fn is_leased(&self) -> bool {
+        self.0.iter().flatten().any(Ticket::is_leased)
+    }
+}
+
+impl Course {
+    /// Does what a step does at `now`.
+    pub(super) fn step(&mut self, step: Step, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
+        match step {
+            Step::Over(outcome) => {
+                self.over(outcome, shadow, now);
+                Flow::Over
+            }
+            _ if self.blind => Flow::On,
+            Step::Began { number, endpoint } => self.began(number, endpoint, shadow, facts, now),
+            Step::Answered(number) => {
+                for one in self.tries.iter_mut().filter(|one| one.number == number) {
+                    one.answered = true;
+                    one.tickets.answered(now);
+                }
+                Flow::On
+            }
+            Step::Ended { number, verdict, brought, replayable } => {
+                if let Some(one) = self.take(number) {
+                    if cut_short(brought, shadow.plan(facts)) {
+                        self.blind = true;
+                        return Flow::On;
+                    }
+                    self.ended(one, verdict, now);
+                    self.weigh(brought, replayable, shadow, facts, now);
+                }
+                Flow::On
+            }
+            Step::GivenUp(number) => {
+                drop(self.take(number));
+                Flow::On
+            }
+        }
+    }
+
+    /// Its attempt clock has run out.
+    pub(super) fn attempt_ends(&mut self, number: u32, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
+        let Some(one) = self.take(number) else { return Flow::On };
+        shadow.counts.add(Would::TimeOut);
+        self.ended(one, Verdict::Told(Outcome::Failed), now);
+        if !self.tries.is_empty() {
+            return Flow::On;
+        }
+        let brought = Brought::Nothing { reason: Reason::AttemptTimeout, grpc: facts.grpc };
+        if shadow.plan(facts).retries.is_some() {
+            self.weigh(brought, true, shadow, facts, now);
+            self.spend(shadow, now);
+        }
+        Flow::Over
+    }
+
+    /// Its request clock has run out. What was cut short says something of the callee if it had nearly all of its time.
+    pub(super) fn request_ends(&mut self, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
+        if !self.blind {
+            shadow.counts.add(Would::TimeOut);
+        }
+        let clocks = shadow.plan(facts).clocks;
+        let time = clocks.attempt.or(clocks.request).map(|time| time.mul_f64(0.9));
+        for one in self.tries.drain(..) {
+            if time.is_some_and(|time| now.saturating_duration_since(one.began) >= time) {
+                one.tickets.ended(Outcome::Failed, now);
+            }
+        }
+        Flow::Over
+    }
+
+    /// A try has been slow for as long as the policy has patience. `room` says whether the bulkhead has a place for another.
+    pub(super) fn slow(&mut self, number: u32, shadow: &Shadow, room: bool, now: Instant) {
+        let alone = self.tries.len() == 1;
+        let Some(one) = self.tries.iter().find(|one| one.number == number) else { return };
+        let extra = &shadow.policy.extra;
+        let (Some(hedges), Some(budget)) = (&extra.hedges, &extra.budget) else { return };
+        if one.answered || !alone || self.hedged || !hedges.take(now) {
+            return;
+        }
+        if one.tickets.is_leased() || !room || !budget.take(now) {
+            return hedges.put_back();
+        }
+        self.hedged = true;
+        shadow.counts.add(Would::Hedge);
+    }
+
+    fn began(&mut self, number: u32, endpoint: SocketAddr, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
+        let again = self.made > 0 && self.tries.is_empty();
+        if again && (self.settled || self.wanted && !self.spend(shadow, now)) {
+            return Flow::Over;
+        }
+        let plan = shadow.plan(facts);
+        let end = plan.clocks.attempt_end(now, plan.clocks.request_end(facts.started)).map(|end: End| end.at);
+        let service = match shadow.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
+            Ok(ticket) => ticket,
+            Err(_) => {
+                if self.made == 0 {
+                    shadow.counts.add(Would::RefuseOpen);
+                }
+                return Flow::Over;
+            }
+        };
+        let at_endpoint = shadow.endpoints.get(&endpoint).map(|breaker| breaker.admit(now, end)).transpose();
+        if self.made == 0 {
+            request(plan, shadow, facts);
+        }
+        self.made += 1;
+        match at_endpoint {
+            Ok(ticket) => {
+                let tickets = Tickets([service, ticket]);
+                self.tries.push(Running { number, began: now, answered: false, tickets });
+            }
+            Err(_) => {
+                shadow.counts.add(Would::Divert);
+                self.blind = true;
+            }
+        }
+        Flow::On
+    }
+
+    fn take(&mut self, number: u32) -> Option<Running> {
+        let place = self.tries.iter().position(|one| one.number == number)?;
+        Some(self.tries.swap_remove(place))
+    }
+
+    fn ended(&mut self, one: Running, verdict: Verdict, now: Instant) {
+        let mut tickets = one.tickets;
+        match verdict {
+            Verdict::Told(outcome) => tickets.ended(outcome, now),
+            Verdict::Later => {
+                tickets.answered(now);
+                self.late = Some(tickets);
+            }
+            Verdict::Nothing => {}
+        }
+    }
+
+    /// Whether the policy wants another try. Without retries of its own it takes those that are made as they are.
+    fn weigh(&mut self, brought: Brought, replayable: bool, shadow: &Shadow, facts: &Facts, now: Instant) {
+        let plan = shadow.plan(facts);
+        if let Some(retries) = plan.retries.as_ref().filter(|_| self.tries.is_empty()) {
+            let budget = shadow.policy.extra.budget.as_ref();
+            self.wanted = retries.wants(brought, facts.repeatable)
+                && replayable
+                && facts.original
+                && self.made <= retries.max
+                && budget.is_none_or(|budget| budget.allows(now));
+            self.settled = !self.wanted;
+        }
+    }
+
+    /// Makes the try that is wanted, if the budget still allows it.
+    fn spend(&mut self, shadow: &Shadow, now: Instant) -> bool {
+        let wanted = std::mem::take(&mut self.wanted);
+        let taken = wanted && shadow.policy.extra.budget.as_ref().is_none_or(|budget| budget.take(now));
+        if taken {
+            shadow.counts.add(Would::Retry);
+        }
+        taken
+    }
+
+    /// The request is over. If another try was wanted, it would have been made now.
+    fn over(&mut self, outcome: Option<Outcome>, shadow: &Shadow, now: Instant) {
+        if let (Some(late), Some(outcome)) = (self.late.take(), outcome) {
+            late.ended(outcome, now);
+        }
+        if self.wanted && !self.blind {
+            self.spend(shadow, now);
+        }
+    }
+}
+
+/// Whether a clock of the policy in force ended a try that has clocks of its own here, which have not run out: how it would have
+/// gone on nobody knows.
+fn cut_short(brought: Brought, plan: &Plan) -> bool {
+    let has_clocks = plan.clocks.attempt.or(plan.clocks.request).is_some();
+    matches!(brought, Brought::Nothing { reason, .. } if has_clocks && reason.is_clock())
+}
+
+/// Counts a request that the breakers let through, of which a share may be added.
+fn request(plan: &Plan, shadow: &Shadow, facts: &Facts) {
+    let extra = &shadow.policy.extra;
+    if let Some(budget) = extra.budget.as_ref().filter(|_| plan.repeats()) {
+        budget.request(facts.started);
+    }
+    if let (Some(hedges), Some(hedge)) = (&extra.hedges, plan.hedge) {
+        hedges.request(hedge, facts.started);
+    }
+}
