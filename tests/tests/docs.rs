@@ -22,6 +22,7 @@ use firebreak_proxy::{
         balance::{Endpoint, Load},
         breaker::{self, Breaker, Outcome, Peers},
         bulkhead::{Gate, Limits},
+        shadow::Would,
     },
     telemetry::{
         exposition,
@@ -79,6 +80,7 @@ fn request_defaults() -> anyhow::Result<Vec<Vec<String>>> {
     let conditions = serde_json::to_value(defaults::CONDITIONS)?;
     let conditions = conditions.as_array().context("a list")?.iter().map(word).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(vec![
+        row("`mode`", word(&serde_json::to_value(defaults::MODE)?)?, "MODE"),
         row("`retries.maxRetries`", defaults::MAX_RETRIES.to_string(), "MAX_RETRIES"),
         row("`retries.conditions`", conditions.join(", "), "CONDITIONS"),
         row("`retries.methods`", word(&serde_json::to_value(defaults::METHODS)?)?, "METHODS"),
@@ -407,11 +409,12 @@ fn exposition() -> anyhow::Result<String> {
         let (address, now) = (([127, 0, 0, 1], 80).into(), Instant::now());
         let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now), health: None };
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
-        callee.watch_breakers(Breakers { callee: Some(breaker), endpoints });
+        callee.watch_breakers(Breakers { observed: Some(Arc::clone(&breaker)), callee: Some(breaker), endpoints });
     }
-    for passed in [false, true] {
-        callee.checked(passed);
-    }
+    callee.observed.followed();
+    callee.observed.add(Would::Queue);
+    callee.checked(false);
+    callee.checked(true);
     // One endpoint alone is never ejected.
     let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
     let alone = Breaker::among(Some(peers), limits, counts, Instant::now());

@@ -210,6 +210,14 @@ mod tests {
     }
 
     #[test]
+    fn what_observing_does_not_look_at() {
+        let observed = json!({"mode": "Observe", "timeouts": {"connect": "1s", "request": "3s"}, "loadBalancing": {},
+                              "routes": [{"match": {}, "timeouts": {"idle": "1s"}}]});
+        assert_eq!(fields(observed), ["loadBalancing", "timeouts.connect", "routes[0].timeouts.idle"]);
+        assert_eq!(fields(json!({"timeouts": {"connect": "1s"}, "loadBalancing": {}})), [""; 0]);
+    }
+
+    #[test]
     fn sound_policies_are_left_in_peace() {
         let talk = json!({
             "timeouts": {"connect": "1s", "attempt": "300ms", "request": "3s"},

@@ -139,7 +139,7 @@ pub struct Policy {
     /// Those of its protections that are observed. They stand apart, so that a reader that knows nothing of it does not enforce
     /// them. It has no `from` of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observe: Option<Box<Policy>>,
+    pub observe: Option<Box<Self>>,
 }
 
 /// What goes wrong on purpose, and until when.

@@ -320,3 +320,33 @@ fn callers_without_the_label_are_named() {
     assert_eq!(status.phase, Some(Phase::Pending), "nobody's config holds it");
     assert!(status.message.unwrap().starts_with("nobody is hit: no namespace that it is for"));
 }
+
+#[test]
+fn a_policy_that_is_observed_says_so_and_claims_nothing_of_those_in_force() {
+    let with = |mode: &str| {
+        let mut spec = on("a");
+        spec["mode"] = json!(mode);
+        spec
+    };
+    let mut mixed = on("a");
+    mixed["bulkhead"] = json!({"mode": "Observe", "maxRequests": 1});
+    let world = shop([
+        policy("shop/observed", 1, with("Observe")),
+        policy("shop/observed-too", 2, with("Observe")),
+        policy("shop/enforced", 3, mixed),
+    ]);
+    let observed = published_verdicts(&world, "shop/observed");
+    assert_eq!(observed[0], "Accepted=True Accepted: the policy is valid, and is observed: it changes nothing");
+    assert!(observed[2].starts_with("Published=True"), "{observed:?}");
+    let loser = published_verdicts(&world, "shop/observed-too");
+    assert!(loser[0].contains("Conflicted: Service shop/a is claimed by TrafficPolicy shop/observed, which is older"));
+    let enforced = published_verdicts(&world, "shop/enforced");
+    assert!(enforced[0].starts_with("Accepted=True") && enforced[2].starts_with("Published=True"), "{enforced:?}");
+    assert!(
+        enforced[0].ends_with(
+            "warning: what it observes (bulkhead) is not observed for callers that TrafficPolicy shop/observed is for, \
+         which is observed in its place"
+        ),
+        "{enforced:?}"
+    );
+}

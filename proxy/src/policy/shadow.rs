@@ -120,8 +120,8 @@ pub struct Facts {
     pub repeatable: bool,
     /// Whether it says of itself that it may be sent twice.
     pub idempotent: bool,
-    /// Whether no layer above is trying again.
-    pub original: bool,
+    /// The try of the caller's that it is made for, 0 where nothing is known.
+    layers: u32,
 }
 
 /// A request that is followed.
@@ -169,6 +169,11 @@ impl Counts {
         WOULD.into_iter().map(|would| (would.names(), self.would(would))).chain(opened)
     }
 
+    /// Counts a request that is followed.
+    pub fn followed(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
     /// Counts one more.
     pub fn add(&self, would: Would) {
         self.would[would as usize].fetch_add(1, Relaxed);
@@ -187,14 +192,21 @@ impl Shadow {
             grpc,
             repeatable: retries.is_some_and(|retries| retries.repeatable(&head.method, &head.headers)),
             idempotent: is_idempotent(&head.method, &head.headers),
-            original: layers < 2,
+            layers,
         };
-        self.counts.requests.fetch_add(1, Relaxed);
+        self.counts.followed();
         Box::new(Observed { shadow: Arc::clone(self), facts, number: None })
     }
 
     fn plan(&self, facts: &Facts) -> &Plan {
         self.policy.plan_of(facts.route)
+    }
+}
+
+impl Facts {
+    /// Whether no layer above is trying again already.
+    fn is_original(&self) -> bool {
+        self.layers < 2
     }
 }
 

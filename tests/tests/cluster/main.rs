@@ -11,6 +11,7 @@ mod change;
 mod faults;
 mod install;
 mod ipv6;
+mod modes;
 mod observe;
 mod outage;
 mod permissions;

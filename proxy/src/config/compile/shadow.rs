@@ -87,7 +87,9 @@ fn endpoints(
         let same = known.filter(|peers| peers.rate() == limits.above_others);
         same.unwrap_or_else(|| Peers::new(limits.above_others, now))
     });
-    peers.iter().for_each(|peers| peers.count(list.len()));
+    if let Some(peers) = &peers {
+        peers.count(list.len());
+    }
     let gone = before.into_iter().flat_map(|it| &it.endpoints);
     gone.filter(|(address, _)| !list.iter().any(|it| it.address == **address)).for_each(|(_, breaker)| {
         breaker.retire(now);

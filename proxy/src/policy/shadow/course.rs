@@ -74,13 +74,22 @@ pub(super) struct Course {
     /// Breakers that are told at the request's end.
     late: Option<Tickets>,
     made: u32,
-    /// The policy wants another try.
-    wanted: bool,
-    /// What the last try brought would have been the request's answer.
-    settled: bool,
     hedged: bool,
-    /// What it does from here on nobody knows; it has its place until it is over.
-    blind: bool,
+    next: Next,
+}
+
+/// What comes after the tries that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Next {
+    /// Whatever really comes.
+    #[default]
+    AsItIs,
+    /// Another try: the policy wants one.
+    Another,
+    /// Nothing: what the last one brought would have been the request's answer.
+    Nothing,
+    /// What it does from here on nobody knows. It has its place until it is over.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -116,7 +125,7 @@ impl Course {
                 self.over(outcome, shadow, now);
                 Flow::Over
             }
-            _ if self.blind => Flow::On,
+            _ if self.next == Next::Unknown => Flow::On,
             Step::Began { number, endpoint } => self.began(number, endpoint, shadow, facts, now),
             Step::Answered(number) => {
                 for one in self.tries.iter_mut().filter(|one| one.number == number) {
@@ -128,7 +137,7 @@ impl Course {
             Step::Ended { number, verdict, brought, replayable } => {
                 if let Some(one) = self.take(number) {
                     if cut_short(brought, shadow.plan(facts)) {
-                        self.blind = true;
+                        self.next = Next::Unknown;
                         return Flow::On;
                     }
                     self.ended(one, verdict, now);
@@ -161,7 +170,7 @@ impl Course {
 
     /// Its request clock has run out. What was cut short says something of the callee if it had nearly all of its time.
     pub(super) fn request_ends(&mut self, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
-        if !self.blind {
+        if self.next != Next::Unknown {
             shadow.counts.add(Would::TimeOut);
         }
         let clocks = shadow.plan(facts).clocks;
@@ -192,19 +201,16 @@ impl Course {
 
     fn began(&mut self, number: u32, endpoint: SocketAddr, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
         let again = self.made > 0 && self.tries.is_empty();
-        if again && (self.settled || self.wanted && !self.spend(shadow, now)) {
+        if again && (self.next == Next::Nothing || self.next == Next::Another && !self.spend(shadow, now)) {
             return Flow::Over;
         }
         let plan = shadow.plan(facts);
         let end = plan.clocks.attempt_end(now, plan.clocks.request_end(facts.started)).map(|end: End| end.at);
-        let service = match shadow.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
-            Ok(ticket) => ticket,
-            Err(_) => {
-                if self.made == 0 {
-                    shadow.counts.add(Would::RefuseOpen);
-                }
-                return Flow::Over;
+        let Ok(service) = shadow.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() else {
+            if self.made == 0 {
+                shadow.counts.add(Would::RefuseOpen);
             }
+            return Flow::Over;
         };
         let at_endpoint = shadow.endpoints.get(&endpoint).map(|breaker| breaker.admit(now, end)).transpose();
         if self.made == 0 {
@@ -218,7 +224,7 @@ impl Course {
             }
             Err(_) => {
                 shadow.counts.add(Would::Divert);
-                self.blind = true;
+                self.next = Next::Unknown;
             }
         }
         Flow::On
@@ -246,18 +252,18 @@ impl Course {
         let plan = shadow.plan(facts);
         if let Some(retries) = plan.retries.as_ref().filter(|_| self.tries.is_empty()) {
             let budget = shadow.policy.extra.budget.as_ref();
-            self.wanted = retries.wants(brought, facts.repeatable)
+            let wanted = retries.wants(brought, facts.repeatable)
                 && replayable
-                && facts.original
+                && facts.is_original()
                 && self.made <= retries.max
                 && budget.is_none_or(|budget| budget.allows(now));
-            self.settled = !self.wanted;
+            self.next = if wanted { Next::Another } else { Next::Nothing };
         }
     }
 
     /// Makes the try that is wanted, if the budget still allows it.
     fn spend(&mut self, shadow: &Shadow, now: Instant) -> bool {
-        let wanted = std::mem::take(&mut self.wanted);
+        let wanted = std::mem::take(&mut self.next) == Next::Another;
         let taken = wanted && shadow.policy.extra.budget.as_ref().is_none_or(|budget| budget.take(now));
         if taken {
             shadow.counts.add(Would::Retry);
@@ -270,9 +276,7 @@ impl Course {
         if let (Some(late), Some(outcome)) = (self.late.take(), outcome) {
             late.ended(outcome, now);
         }
-        if self.wanted && !self.blind {
-            self.spend(shadow, now);
-        }
+        self.spend(shadow, now);
     }
 }
 

@@ -228,7 +228,7 @@ impl Line {
     fn start_clocks(&mut self, number: u64, one: u32, at: Instant) {
         let Some(followed) = self.followed.get(&number) else { return };
         let plan = followed.shadow.plan(&followed.facts);
-        let hedge = plan.hedge.filter(|_| followed.facts.idempotent && followed.facts.original);
+        let hedge = plan.hedge.filter(|_| followed.facts.idempotent && followed.facts.is_original());
         let (attempt, after) = (plan.clocks.attempt, hedge.map(|hedge| hedge.after));
         if let Some(attempt) = attempt {
             self.schedule(number, at + attempt, Class::Clock, What::Attempt(one));
