@@ -109,9 +109,8 @@ impl Enforced {
         };
         let now = Instant::now();
         let end = self.attempt.map(|attempt| now + attempt);
-        let ticket = match self.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() {
-            Ok(ticket) => ticket,
-            Err(_) => return Decided::BreakerOpen,
+        let Ok(ticket) = self.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() else {
+            return Decided::BreakerOpen;
         };
         let ended = match self.attempt {
             Some(attempt) => timeout(attempt, sleep(case.takes)).await.is_ok(),
@@ -122,7 +121,9 @@ impl Enforced {
         };
         self.happens();
         let outcome = if case.fails || !ended { Outcome::Failed } else { Outcome::Passed };
-        ticket.into_iter().for_each(|ticket| ticket.ended(outcome, Instant::now()));
+        if let Some(ticket) = ticket {
+            ticket.ended(outcome, Instant::now());
+        }
         drop(permit);
         if ended { Decided::Passed } else { Decided::TimedOut }
     }
@@ -160,9 +161,10 @@ fn observed(policy: &wire::Policy, cases: &[Case], start: Instant) -> Vec<Decide
     for (at, number, is_end) in events {
         let (now, one) = (start + at, &mut followed[number]);
         if is_end {
-            let (outcome, status) = match cases[number].fails {
-                true => (Outcome::Failed, StatusCode::INTERNAL_SERVER_ERROR),
-                false => (Outcome::Passed, StatusCode::OK),
+            let (outcome, status) = if cases[number].fails {
+                (Outcome::Failed, StatusCode::INTERNAL_SERVER_ERROR)
+            } else {
+                (Outcome::Passed, StatusCode::OK)
             };
             let (verdict, brought) = (Verdict::Told(outcome), Brought::Response { status, grpc: None });
             one.tell(Step::Ended { number: 1, verdict, brought, replayable: true }, now);
@@ -220,6 +222,7 @@ proptest! {
 /// The series above are not all alike: each decision is among them, also behind a queue.
 #[test]
 fn the_proof_meets_every_decision() {
+    use Decided::{BreakerOpen, Full, LimitedRate, Passed, TimedOut, Waited};
     let policy = json!({
         "rateLimit": {"requestsPerSecond": 1, "burst": 2},
         "bulkhead": {"maxRequests": 2, "maxPending": 2, "maxPendingTime": "4s"},
@@ -234,7 +237,6 @@ fn the_proof_meets_every_decision() {
     let cases: Vec<_> = (0..200).map(case).collect();
     let (in_force, observed) = both(&policy, &cases, 7).unwrap();
     assert_eq!(in_force, observed);
-    use Decided::{BreakerOpen, Full, LimitedRate, Passed, TimedOut, Waited};
     for decided in [LimitedRate, Full, Waited, BreakerOpen, TimedOut, Passed] {
         assert!(observed.contains(&decided), "{decided:?} is not among {observed:?}");
     }

@@ -32,12 +32,12 @@ impl Scene {
     }
 
     /// A request that comes in at `ms`.
-    fn get(&self, ms: u64) -> Box<Observed> {
+    fn get(&self, ms: u64) -> Observed {
         let (head, ()) = http::Request::get("/").body(()).unwrap().into_parts();
         let mut observed = self.shadow.follow(&head, self.at(ms), false, 0);
         assert!(observed.arrives(self.at(ms)));
         observed.enters(Need::Exchange, self.at(ms));
-        observed
+        *observed
     }
 
     fn began(&self, one: &Observed, number: u32, ms: u64) {
@@ -82,13 +82,19 @@ fn a_clock_that_would_have_run_out_is_a_failure_at_its_time() {
         "circuitBreaker": {"tripOn": {"consecutiveFailures": 2}, "openFor": {"initial": "1m"}},
     }));
     let slow = [scene.get(0), scene.get(0)];
-    slow.iter().for_each(|one| scene.began(one, 1, 0));
+    for one in &slow {
+        scene.began(one, 1, 0);
+    }
     scene.whole(90, 95, 500);
     assert_eq!(scene.would(Would::TimeOut), 0);
     scene.whole(101, 102, 200);
     assert_eq!((scene.would(Would::TimeOut), scene.would(Would::RefuseOpen)), (2, 1), "they still run, and it is open");
-    slow.iter().for_each(|one| scene.ended(one, 1, response(200), 5_000));
-    slow.iter().for_each(|one| scene.over(one, 5_000));
+    for one in &slow {
+        scene.ended(one, 1, response(200), 5_000);
+    }
+    for one in &slow {
+        scene.over(one, 5_000);
+    }
     assert!(scene.shadow.line.lock().is_empty());
     assert_eq!(scene.would(Would::TimeOut), 2, "each is counted once");
 }
@@ -137,7 +143,9 @@ fn what_is_held_is_bounded_by_what_runs_and_what_would_wait() {
         assert!(scene.shadow.line.lock().len() <= 3 + 5 + 1);
     }
     assert_eq!((scene.would(Would::Queue), scene.would(Would::RefuseFull)), (5, 995));
-    held.iter().for_each(|one| scene.over(one, 2_000));
+    for one in &held {
+        scene.over(one, 2_000);
+    }
     scene.advance(3_000);
     assert!(scene.shadow.line.lock().is_empty());
 }
