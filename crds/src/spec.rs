@@ -12,6 +12,7 @@ pub mod duration;
 pub mod fault;
 pub mod health;
 pub mod hedge;
+pub mod inbound;
 pub mod matching;
 pub mod mode;
 pub mod outlier;
@@ -36,6 +37,7 @@ pub use self::{
     fault::{Abort, BlastRadius, Delay, Fault, FaultSpecSpec, Position, Throttle, Truncate},
     health::{GrpcCheck, HealthCheck, HttpCheck, TcpCheck},
     hedge::Hedge,
+    inbound::{Concurrency, Inbound},
     matching::{HttpMatch, PathMatch, ValueMatch},
     mode::{Mode, Part},
     outlier::{Deviation, EjectFor, OutlierDetection},
@@ -125,6 +127,9 @@ pub struct TrafficPolicySpec {
     /// How many requests each caller may send a callee over time. Left out: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// What the proxies beside the Service's own pods enforce, whoever calls. Left out: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<Inbound>,
     /// Exceptions for some requests. The first that matches overrides `timeouts`, `retries` and `hedge` field by field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]

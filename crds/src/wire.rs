@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     decode::{Decoded, EntryProblem, Unreadable, decode},
-    entry::{Body, Endpoint, Fault, Policy, Port, Protocol, Service},
+    entry::{Body, Endpoint, Fault, Inbound, InboundPort, Policy, Port, Protocol, Service},
 };
 
 /// Version of the document's meaning. See the module's rules before changing it.
@@ -34,7 +34,7 @@ pub struct Config {
     pub namespace: String,
     /// Break-glass: forward everything, protect nothing.
     pub transparent: bool,
-    /// Services, policies and faults, sorted by kind and name.
+    /// Services, policies, faults and what is enforced on the inbound side, sorted by kind and name.
     pub entries: Vec<Entry>,
 }
 

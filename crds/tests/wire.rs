@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use firebreak_crds::{
     spec::{
-        Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Condition, Delay, Deviation,
-        Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey, HealthCheck, Hedge,
-        HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator, OutlierDetection, PathMatch,
-        Percent, Position, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck, Throttle, Timeouts, TripOn,
-        Truncate, ValueMatch,
+        Abort, Algorithm, Backoff, BlastRadius, Budget, Bulkhead, CircuitBreaker, Concurrency, Condition, Delay,
+        Deviation, Duration, EjectFor, Expression, FailureRate, Fault, Force, GrpcCheck, HalfOpen, HashKey,
+        HealthCheck, Hedge, HttpCheck, HttpMatch, LabelSelector, LoadBalancing, Methods, OpenFor, Operator,
+        OutlierDetection, PathMatch, Percent, Position, RateLimit, Recovery, Retries, Route, SlowCalls, TcpCheck,
+        Throttle, Timeouts, TripOn, Truncate, ValueMatch,
     },
     wire::{self, Body, Config, Entry, Policy, Port, Protocol, Service, decode},
 };
@@ -285,6 +285,31 @@ fn fault() -> impl Strategy<Value = wire::Fault> {
     )
 }
 
+fn inbound() -> impl Strategy<Value = wire::Inbound> {
+    let limit = || option::of(1u32..10_000);
+    let concurrency = (limit(), limit(), limit(), limit(), limit(), option::of(duration())).prop_map(
+        |(initial, min, max, tolerance_percent, max_pending, max_pending_time)| Concurrency {
+            initial,
+            min,
+            max,
+            tolerance_percent,
+            max_pending,
+            max_pending_time,
+        },
+    );
+    let name = || "[a-z]{1,8}/[a-z]{1,8}";
+    let port = (any::<u16>(), vec(any::<u16>(), 0..3), option::of(name()), option::of(concurrency), vec(name(), 0..3))
+        .prop_map(|(port, targets, policy, concurrency, faults)| wire::InboundPort {
+            port,
+            targets,
+            policy,
+            concurrency,
+            faults,
+        });
+    let labels = || proptest::collection::btree_map("[a-z]{1,8}", "[a-z]{0,8}", 0..3);
+    (labels(), vec(port, 0..3)).prop_map(|(selector, ports)| wire::Inbound { selector, ports })
+}
+
 fn service() -> impl Strategy<Value = Service> {
     let protocol = select(vec![Protocol::Detect, Protocol::Http, Protocol::Tcp]);
     let endpoints =
@@ -312,10 +337,12 @@ proptest! {
         services in vec(service(), 0..3),
         policies in vec(policy(), 0..3),
         faults in vec(fault(), 0..3),
+        inbound in vec(inbound(), 0..3),
         transparent: bool,
     ) {
         let services = services.into_iter().map(Body::Service);
         let bodies = services.chain(policies.into_iter().map(Body::Policy)).chain(faults.into_iter().map(Body::Fault));
+        let bodies = bodies.chain(inbound.into_iter().map(Body::Inbound));
         let entry = |(number, body)| Entry { name: format!("shop/o{number}"), generation: 7, body };
         let config = Config { namespace: "shop".into(), transparent, entries: bodies.enumerate().map(entry).collect() };
         let (document, revision) = config.encode().unwrap();

@@ -39,6 +39,24 @@ pub trait Attaches {
         false
     }
 
+    /// Whether the callee's own proxies act on all of it, and the callers' on nothing.
+    fn at_callee(&self) -> bool {
+        false
+    }
+
+    /// Whether the callee's own proxies have something of it.
+    fn has_inbound(&self) -> bool {
+        self.at_callee()
+    }
+
+    /// Whether it is for all callers alike.
+    fn for_everyone(&self) -> bool
+    where
+        Self: Sized,
+    {
+        callers(self).is_none()
+    }
+
     /// Its namespace and name.
     fn id(&self) -> &Key {
         &self.meta().key
@@ -55,9 +73,14 @@ pub trait Attaches {
         })
     }
 
-    /// Whether it is for callers in `caller`, as far as namespaces decide, through `target`.
+    /// Whether it is for callers in `caller`, as far as namespaces decide, through `target`; for what acts beside the callee,
+    /// whether that is in `caller`.
     fn reaches(&self, target: &Target<'_>, caller: &Namespace) -> bool {
         let own = self.meta().key.namespace.as_str();
+        if self.at_callee() {
+            // The proxies that act are those of the Service's own namespace.
+            return target.namespace == own && caller.key.name == own;
+        }
         let spoken_for = target.namespace == own || caller.key.name == own;
         let selector = self.from().and_then(|from| from.namespace_selector.as_ref());
         spoken_for && selector.is_none_or(|selector| selector.matches(&caller.labels))
@@ -283,6 +306,23 @@ pub(crate) fn check_targets(own: &str, references: &[TargetRef]) -> Result<(), I
             message: format!(
                 "`{}` is not the object's own namespace: a Namespace target is always `{own}`; create the object in `{}` instead",
                 reference.name, reference.name
+            ),
+        }),
+    }
+}
+
+/// What acts beside the callee is for Services of the object's own namespace: their people alone decide what their pods take.
+pub(crate) fn check_own(own: &str, references: &[TargetRef], what: &str) -> Result<(), Invalid> {
+    let foreign = |it: &&(usize, &TargetRef)| it.1.namespace.as_deref().is_some_and(|namespace| namespace != own);
+    match references.iter().enumerate().collect::<Vec<_>>().iter().find(foreign) {
+        None => Ok(()),
+        Some((place, reference)) => Err(Invalid {
+            path: format!("spec.targetRefs[{place}].namespace"),
+            message: format!(
+                "`{what}` acts in the proxies of the callee, and Service {} is not of the object's own namespace: create the \
+                 object in `{}`",
+                reference.name,
+                reference.namespace.as_deref().unwrap_or(own)
             ),
         }),
     }

@@ -26,9 +26,9 @@ pub use self::{
     endpoints::Slice,
     faults::Fault,
     namespaces::Namespace,
-    pods::{Owner, Pod},
+    pods::{Listens, Owner, Pod},
     policies::Policy,
-    services::{Service, ServicePort},
+    services::{Service, ServicePort, TargetPort},
 };
 use crate::affected::Affected;
 
@@ -148,6 +148,15 @@ impl World {
     /// The namespace called `name`.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.namespaces.get(&Key::cluster(name))
+    }
+
+    /// Where the pods behind that port of `service` listen, as far as is known: a port with a name is where the pods with the
+    /// proxy say it is.
+    pub fn targets(&self, service: &Service, port: &ServicePort) -> Vec<u16> {
+        match &port.target {
+            TargetPort::Number(number) => vec![*number],
+            TargetPort::Named(name) => self.pods.ports_named(&service.key.namespace, &service.selector, name),
+        }
     }
 
     /// Whether proxies of the namespace need a config: it, or a pod in it, asks for the proxy, or a pod carries one.

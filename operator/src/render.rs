@@ -4,8 +4,12 @@
 //! that nobody names comes and goes without a byte changing, and an unchanged world renders to the same bytes, whatever
 //! order its news came in. Local mode asks for every Service ([`Scope::All`]) because there each gets a listener, and for
 //! endpoints, because there is no cluster IP behind which somebody else balances.
+//!
+//! What acts beside the callee is in the config of the callee's namespace only ([`inbound`]); local mode, whose one proxy stands for the
+//! callers', has none of it.
 
 mod bodies;
+mod inbound;
 
 use std::collections::BTreeMap;
 
@@ -51,13 +55,17 @@ pub fn render(world: &World, namespace: &str, options: &Options) -> Config {
         observed: Attached::to(caller, observed.into_iter()),
     };
     let faulty = faults_act(caller, &options.own_namespace);
-    let faults = world.faults.iter().filter(|fault| faulty && fault.active(options.now));
-    let faults = Attached::to(caller, faults);
+    let active = || world.faults.iter().filter(|fault| faulty && fault.active(options.now));
+    let faults = Attached::to(caller, active().filter(|fault| !fault.at_callee()));
     let mut entries = Entries::default();
     for service in world.services.iter().filter(|service| options.addressable(service)) {
         if options.scope == Scope::All || policies.touch(&service.key) || faults.touches(&service.key) {
             entries.add(world, service, &policies, &faults, options);
         }
+    }
+    if options.scope == Scope::Touched {
+        let faults = Attached::to(caller, active().filter(|fault| fault.at_callee()));
+        entries.add_inbound(world, namespace, &inbound::policies(world, caller), &faults);
     }
     Config { namespace: namespace.to_owned(), transparent: caller.transparent, entries: entries.into_vec() }
 }
@@ -103,6 +111,7 @@ struct Entries<'w> {
     services: Vec<Entry>,
     policies: BTreeMap<&'w Key, Entry>,
     faults: BTreeMap<&'w Key, Entry>,
+    inbound: Vec<Entry>,
 }
 
 impl<'w> Entries<'w> {
@@ -132,7 +141,8 @@ impl<'w> Entries<'w> {
     }
 
     fn into_vec(self) -> Vec<Entry> {
-        self.services.into_iter().chain(self.policies.into_values()).chain(self.faults.into_values()).collect()
+        let objects = self.policies.into_values().chain(self.faults.into_values());
+        self.services.into_iter().chain(objects).chain(self.inbound).collect()
     }
 }
 

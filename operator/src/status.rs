@@ -44,6 +44,10 @@ pub mod reason {
     pub const PORT_NOT_FOUND: &str = "PortNotFound";
     /// The Service is headless: callers connect to its pods' addresses, which are not in the config.
     pub const NEEDS_ENDPOINTS: &str = "NeedsEndpoints";
+    /// The Service has no selector: which pods are behind it, and what is beside them, is not known.
+    pub const NO_SELECTOR: &str = "NoSelector";
+    /// The Service calls its pods by a port's name, and no pod with the proxy has a port of that name.
+    pub const TARGET_PORT_UNKNOWN: &str = "TargetPortUnknown";
     /// The Service is an alias for a DNS name.
     pub const EXTERNAL_NAME: &str = "ExternalName";
     /// The config that proxies read holds the object.

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use self::pod::LeanPod;
+use self::pod::{LeanPod, named_ports};
 use crate::{
     events::PodNotice,
     index::{Event, Fault, Filed, Key, Namespace, Pod, Policy, Service, Update},
@@ -87,7 +87,7 @@ impl Watches {
         let pods = Api::all_with(self.client.clone(), &ApiResource::erase::<v1::Pod>(&()));
         let trim = move |pod: LeanPod| {
             let phase = pod.status.as_ref().map_or("", |status| status.phase.as_str());
-            let trimmed = Pod::new(&pod.metadata, phase);
+            let trimmed = Pod::new(&pod.metadata, phase).with_ports(&pod.metadata, named_ports(&pod));
             if trimmed.running
                 && Timestamp::now().duration_since(trimmed.created) < YOUNG
                 && let Some(notice) = PodNotice::about(&pod, &own)

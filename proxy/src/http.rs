@@ -3,6 +3,7 @@
 mod attempt;
 pub mod call;
 pub mod deadline;
+pub mod enter;
 pub mod faults;
 pub mod grpc;
 pub mod headers;

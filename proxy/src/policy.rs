@@ -5,6 +5,7 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+pub mod concurrency;
 pub mod fault;
 pub mod health;
 pub mod hedge;

@@ -19,6 +19,7 @@ use crate::{
         breaker::{Breaker, Outcome, Refused, Ticket},
         budget::Budget,
         bulkhead::Gate,
+        concurrency::Limit,
         fault::FaultSet,
         hedge::{ExtraLoad, Hedge},
         rate::Rate,
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub unknown: Arc<Callee>,
     /// The pod's own application, for connections that come in.
     pub inbound: Arc<Callee>,
+    /// Ports of the application at which something is enforced.
+    pub inbound_ports: HashMap<u16, Arc<Callee>>,
     /// Callees by the address that callers use.
     pub callees: HashMap<SocketAddr, Arc<Callee>>,
 }
@@ -63,6 +66,8 @@ pub struct Callee {
     pub rate: Option<Arc<Rate>>,
     /// The policy that is observed beside the one in force.
     pub shadow: Option<Arc<Shadow>>,
+    /// Inbound: how many requests the application works on at once, if the policy limits that.
+    pub limit: Option<Arc<Limit>>,
     /// Faults aimed at it.
     pub faults: Box<[Arc<FaultSet>]>,
     /// How much of this proxy it may take.
@@ -140,6 +145,11 @@ impl Snapshot {
     /// The callee behind an address that a caller called.
     pub fn callee(&self, address: &SocketAddr) -> &Arc<Callee> {
         self.callees.get(address).unwrap_or(&self.unknown)
+    }
+
+    /// The pod's application behind one of its ports.
+    pub fn application(&self, port: u16) -> &Arc<Callee> {
+        self.inbound_ports.get(&port).unwrap_or(&self.inbound)
     }
 }
 

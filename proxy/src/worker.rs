@@ -110,7 +110,7 @@ impl Worker {
         let snapshot = snapshot.load();
         Arc::clone(match direction {
             Direction::Outbound => snapshot.callee(destination),
-            Direction::Inbound => &snapshot.inbound,
+            Direction::Inbound => snapshot.application(destination.port()),
         })
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use firebreak_crds::spec::{self, CircuitBreaker, defaults};
+use firebreak_crds::spec::{self, CircuitBreaker, Concurrency, defaults};
 use firebreak_proxy::{
     config::{endpoints::FromConfig, publish::Publisher},
     net::connections::Connections,
@@ -22,6 +22,7 @@ use firebreak_proxy::{
         balance::{Endpoint, Load},
         breaker::{self, Breaker, Outcome, Peers},
         bulkhead::{Gate, Limits},
+        concurrency::Limit,
         shadow::Would,
     },
     telemetry::{
@@ -60,6 +61,7 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
         balancing_defaults()?,
         outlier_defaults(),
         health_defaults(),
+        concurrency_defaults(),
         vec![trace, fault],
     ]
     .concat();
@@ -135,6 +137,22 @@ fn health_defaults() -> Vec<Vec<String>> {
         row(&field("timeout"), length(defaults::HEALTH_TIMEOUT), "HEALTH_TIMEOUT"),
         row(&field("unhealthyAfter"), defaults::UNHEALTHY_AFTER.to_string(), "UNHEALTHY_AFTER"),
         row(&field("healthyAfter"), defaults::HEALTHY_AFTER.to_string(), "HEALTHY_AFTER"),
+    ]
+}
+
+fn concurrency_defaults() -> Vec<Vec<String>> {
+    let field = |name: &str| format!("`inbound.concurrency.{name}`");
+    vec![
+        row(&field("initial"), defaults::CONCURRENCY_INITIAL.to_string(), "CONCURRENCY_INITIAL"),
+        row(&field("min"), defaults::CONCURRENCY_MIN.to_string(), "CONCURRENCY_MIN"),
+        row(&field("max"), defaults::CONCURRENCY_MAX.to_string(), "CONCURRENCY_MAX"),
+        row(
+            &field("tolerancePercent"),
+            defaults::CONCURRENCY_TOLERANCE_PERCENT.to_string(),
+            "CONCURRENCY_TOLERANCE_PERCENT",
+        ),
+        row(&field("maxPending"), defaults::CONCURRENCY_MAX_PENDING.to_string(), "CONCURRENCY_MAX_PENDING"),
+        row(&field("maxPendingTime"), length(defaults::CONCURRENCY_MAX_PENDING_TIME), "CONCURRENCY_MAX_PENDING_TIME"),
     ]
 }
 
@@ -377,6 +395,17 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
+/// A limit that one request too many has met.
+fn a_limit_that_refused() -> anyhow::Result<Arc<Limit>> {
+    let spec = Concurrency { max: Some(1), max_pending: Some(0), ..Concurrency::default() };
+    let limit = Limit::new(spec, Instant::now());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    // The second finds no room, and may not wait.
+    let places = runtime.block_on(async { (limit.acquire(None).await, limit.acquire(None).await) });
+    ensure!(places.0.is_ok() && places.1.is_err(), "{places:?}");
+    Ok(limit)
+}
+
 /// What a proxy exposes that has met everything there is to count.
 fn exposition() -> anyhow::Result<String> {
     let registry = Registry::new(1, Connections::default());
@@ -424,6 +453,7 @@ fn exposition() -> anyhow::Result<String> {
     let apart = Duration::from_secs(2);
     (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
+    callee.watch_limit(Some(a_limit_that_refused()?));
     let fault = registry.fault("shop/slow");
     fault.hits[FaultKind::Delay as usize].store(1, Relaxed);
     fault.spared.store(1, Relaxed);

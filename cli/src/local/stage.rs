@@ -174,10 +174,16 @@ impl Stage {
                 "TrafficPolicy" => {
                     let Some(policy) = world.policies.get(&key) else { continue };
                     missing_targets(world, policy, &mut warn);
+                    if policy.has_inbound() {
+                        warn("spec.inbound", format!("has no effect here: {NOT_BESIDE}"));
+                    }
                 }
                 "FaultSpec" => {
                     let Some(fault) = self.faults.get(&key) else { continue };
                     missing_targets(world, fault, &mut warn);
+                    if fault.at_callee() {
+                        warn("spec.at", format!("nobody is hit: {NOT_BESIDE}"));
+                    }
                     if fault.status.phase == Some(Phase::Refused) {
                         warn("", fault.status.message.clone().unwrap_or_default());
                     } else if world.namespace(&self.caller.namespace).is_some_and(|it| !faults_act(it, "")) {
@@ -194,6 +200,10 @@ impl Stage {
         found
     }
 }
+
+/// Why what acts beside the callee does not act in local mode.
+const NOT_BESIDE: &str =
+    "local mode stands for the callers' proxies, and there is none beside the callee; it acts in a cluster";
 
 impl Scene {
     /// When the fault `name` ends, if it is active.

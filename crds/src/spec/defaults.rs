@@ -82,6 +82,18 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 pub const UNHEALTHY_AFTER: u32 = 3;
 /// Health checks in a row that must pass before it is well again.
 pub const HEALTHY_AFTER: u32 = 2;
+/// Requests at once that an application is given before anything is known of it.
+pub const CONCURRENCY_INITIAL: u32 = 20;
+/// The least that a limit on requests at once shrinks to.
+pub const CONCURRENCY_MIN: u32 = 4;
+/// The most that it grows to.
+pub const CONCURRENCY_MAX: u32 = 1_000;
+/// How much longer than without a queue requests may take before the limit shrinks, of a hundred.
+pub const CONCURRENCY_TOLERANCE_PERCENT: u32 = 50;
+/// Requests that may wait before the callee's application.
+pub const CONCURRENCY_MAX_PENDING: u32 = 100;
+/// How long they may wait.
+pub const CONCURRENCY_MAX_PENDING_TIME: Duration = Duration::from_millis(100);
 /// Of a hundred requests that come to a proxy without a trace, so many begin one, where spans go anywhere.
 pub const TRACE_PERCENT: f32 = 1.0;
 /// Longest life of a fault.

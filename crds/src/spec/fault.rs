@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::schema;
 use super::{Callers, Duration, HttpMatch, Percent, TargetRef};
 
-/// Faults that the proxies of the callers inject, for a time that is set in advance.
+/// Faults that the proxies of the callers, or with `at: Inbound` of the callee, inject for a time that is set in advance.
 ///
 /// Only `suspend` may change after creation: what ran is what the object says ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,15 +180,17 @@ pub struct BlastRadius {
     pub max_active: u32,
 }
 
-/// Where in the caller's proxy a fault is injected.
+/// Where a fault is injected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum Position {
-    /// Into each try, below retries, timeouts and bulkhead: the experiment tests the policy.
+    /// In the caller's proxy, into each try, below retries, timeouts and bulkhead: the experiment tests the policy.
     #[default]
     Attempt,
-    /// Into the request, once, above retries, timeouts, bulkhead and breaker: the caller suffers it whatever the policy.
+    /// In the caller's proxy, into the request, once, above retries, timeouts, bulkhead and breaker: the caller suffers it whatever the policy.
     Request,
+    /// In the proxy beside the callee's pod, into each request that comes in, whoever sent it: every caller suffers it.
+    Inbound,
 }
 
 impl Position {

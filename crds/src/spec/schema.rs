@@ -50,17 +50,22 @@ pub(crate) fn policy_rules() -> Value {
              could never finish; shorten attempt or lengthen request",
         ),
     ];
+    let of_inbound = (
+        "!has(self.inbound) || !has(self.from)",
+        "inbound is for whoever calls: the callee's proxy does not know the caller's pod; leave from out, or put inbound into a \
+         policy of its own",
+    );
     let of_hedge = hedge_rules();
     let of_hedge = of_hedge.iter().map(|(rule, message)| (rule.as_str(), *message));
     let last = (
         "has(self.timeouts) || has(self.retries) || has(self.hedge) || has(self.circuitBreaker) || has(self.bulkhead) \
-         || has(self.loadBalancing) || has(self.outlierDetection) || has(self.healthCheck) || has(self.rateLimit) \
+         || has(self.loadBalancing) || has(self.outlierDetection) || has(self.healthCheck) || has(self.rateLimit) || has(self.inbound) \
          || (has(self.routes) && size(self.routes) > 0)",
-        "the policy does nothing: set timeouts, retries, hedge, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit or routes",
+        "the policy does nothing: set timeouts, retries, hedge, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit, inbound or routes",
     );
     let of_mode = mode_rules();
     let of_mode = of_mode.iter().map(|(rule, message)| (rule.as_str(), *message));
-    rules(of_timeouts.into_iter().chain(of_hedge).chain(of_mode).chain([last]))
+    rules(of_timeouts.into_iter().chain(of_hedge).chain(of_mode).chain([of_inbound, last]))
 }
 
 /// Rules about `mode`: which of them says it.
@@ -233,6 +238,16 @@ pub(crate) fn bulkhead_rules() -> Value {
     )])
 }
 
+pub(crate) fn concurrency_rules() -> Value {
+    rules([
+        ("!has(self.min) || !has(self.max) || self.min <= self.max", "min is larger than max: no limit could be both"),
+        (
+            "!has(self.initial) || ((!has(self.min) || self.min <= self.initial) && (!has(self.max) || self.initial <= self.max))",
+            "initial must be between min and max",
+        ),
+    ])
+}
+
 pub(crate) fn balancing_rules() -> Value {
     rules([
         (
@@ -295,6 +310,11 @@ pub(crate) fn fault_spec_rules() -> Value {
         .join(" && ");
     rules([
         UNIQUE_TARGETS,
+        (
+            "!has(self.at) || self.at != 'Inbound' || !has(self.from)",
+            "at: Inbound acts beside the callee, whose proxy does not know the caller's pod: leave from out, or choose at: Attempt \
+             or Request",
+        ),
         ("has(self.duration)", "duration is missing: a fault must have an end, at most 24h after its start"),
         (
             "!has(self.duration) || duration(self.duration) <= duration('24h')",

@@ -91,6 +91,7 @@ impl Decoded {
             "Service" => self.read_body(&outer).map(Body::Service),
             "TrafficPolicy" => self.read_body(&outer).map(Body::Policy),
             "FaultSpec" => self.read_body(&outer).map(Body::Fault),
+            "Inbound" => self.read_body(&outer).map(Body::Inbound),
             _ => return self.ignored.push(format!("{} {}", outer.kind, outer.name)),
         };
         match body {

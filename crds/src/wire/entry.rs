@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::spec::{
-    self, BlastRadius, Bulkhead, CircuitBreaker, Duration, HealthCheck, Hedge, HttpMatch, LabelSelector, LoadBalancing,
-    OutlierDetection, Position, RateLimit, Retries, Route, Timeouts,
+    self, BlastRadius, Bulkhead, CircuitBreaker, Concurrency, Duration, HealthCheck, Hedge, HttpMatch, LabelSelector,
+    Labels, LoadBalancing, OutlierDetection, Position, RateLimit, Retries, Route, Timeouts,
 };
 
 /// What an entry says.
@@ -21,6 +21,8 @@ pub enum Body {
     Policy(Policy),
     /// What goes wrong on purpose.
     Fault(Fault),
+    /// What is enforced beside the pods of a Service of the namespace itself.
+    Inbound(Inbound),
 }
 
 impl Body {
@@ -30,6 +32,7 @@ impl Body {
             Self::Service(_) => "Service",
             Self::Policy(_) => "TrafficPolicy",
             Self::Fault(_) => "FaultSpec",
+            Self::Inbound(_) => "Inbound",
         }
     }
 
@@ -38,6 +41,7 @@ impl Body {
             Self::Service(service) => to_raw_value(service),
             Self::Policy(policy) => to_raw_value(policy),
             Self::Fault(fault) => to_raw_value(fault),
+            Self::Inbound(inbound) => to_raw_value(inbound),
         }
     }
 }
@@ -77,6 +81,33 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub observe: Vec<String>,
     /// Names of the faults aimed at it, the strongest first: the first that is for a request acts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+}
+
+/// What is enforced beside the pods of a Service, for whoever calls them. The entry has the Service's name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// The labels that its pods have.
+    pub selector: Labels,
+    /// Its ports, as far as something is enforced there.
+    pub ports: Vec<InboundPort>,
+}
+
+/// A port of a Service, seen from its pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InboundPort {
+    /// The Service's port number.
+    pub port: u16,
+    /// Where the pods listen: one port, or as many as their containers give one name.
+    pub targets: Vec<u16>,
+    /// Name of the policy in force here, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// As that says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// Names of the faults that act here, the strongest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
 }
@@ -154,7 +185,8 @@ pub struct Fault {
     pub matches: Vec<HttpMatch>,
     /// As the user wrote them.
     pub faults: Vec<spec::Fault>,
-    /// As the user wrote it.
+    /// As the user wrote it, but for `Inbound`, which is left out: such a fault acts where an [`Inbound`] names it, and a proxy
+    /// that does not know these finds it named nowhere.
     #[serde(default, skip_serializing_if = "Position::is_default")]
     pub at: Position,
     /// As the user wrote it.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use firebreak_crds::{
     resources::{FaultSpecStatus, Phase, condition},
-    spec::{Callers, FaultSpecSpec, TargetRef, defaults},
+    spec::{Callers, FaultSpecSpec, Position, TargetRef, defaults},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Filed, Invalid, Key, Meta, Nameless, Parsed, dissect};
 use crate::{
-    attach::{Attaches, check_targets},
+    attach::{Attaches, check_own, check_targets},
     status::{self, reason},
 };
 
@@ -34,6 +34,9 @@ impl Fault {
         status.conditions.retain(status::ours);
         let spec = spec.and_then(|spec: Arc<FaultSpecSpec>| {
             check_targets(&meta.key.namespace, &spec.target_refs)?;
+            if spec.at == Position::Inbound {
+                check_own(&meta.key.namespace, &spec.target_refs, "at: Inbound")?;
+            }
             check_end(&spec)?;
             Ok(spec)
         });
@@ -103,5 +106,9 @@ impl Attaches for Fault {
 
     fn from(&self) -> Option<&Callers> {
         self.spec.as_ref().ok()?.from.as_ref()
+    }
+
+    fn at_callee(&self) -> bool {
+        self.spec.as_ref().is_ok_and(|spec| spec.at == Position::Inbound)
     }
 }

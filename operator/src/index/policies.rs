@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Filed, Key, Meta, Nameless, Parsed, dissect};
 use crate::{
-    attach::{Attaches, check_targets},
+    attach::{Attaches, check_own, check_targets},
     status,
 };
 
@@ -32,6 +32,9 @@ impl Policy {
         status.conditions.retain(status::ours);
         let spec = spec.and_then(|spec: Arc<TrafficPolicySpec>| {
             check_targets(&meta.key.namespace, &spec.target_refs)?;
+            if spec.inbound.is_some() {
+                check_own(&meta.key.namespace, &spec.target_refs, "inbound")?;
+            }
             Ok(spec)
         });
         Ok(Self { meta, spec, status })
@@ -64,5 +67,9 @@ impl Attaches for Policy {
 
     fn from(&self) -> Option<&Callers> {
         self.spec.as_ref().ok()?.from.as_ref()
+    }
+
+    fn has_inbound(&self) -> bool {
+        self.spec.as_ref().is_ok_and(|spec| spec.inbound.is_some())
     }
 }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use firebreak_crds::wire::Protocol;
-use k8s_openapi::api::core::v1;
+use firebreak_crds::{spec::Labels, wire::Protocol};
+use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
 
 use super::{Filed, Key};
 
@@ -16,6 +16,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// It is only a DNS alias: there is nothing that could be recognised by address.
     pub external_name: bool,
+    /// The labels of its pods; empty where it has no selector.
+    pub selector: Labels,
     /// Its TCP ports, in the order given.
     pub ports: Vec<ServicePort>,
 }
@@ -29,9 +31,25 @@ pub struct ServicePort {
     pub port: u16,
     /// What is spoken on it.
     pub protocol: Protocol,
+    /// Where its pods listen.
+    pub target: TargetPort,
+}
+
+/// Where the pods of a Service listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// At this port.
+    Number(u16),
+    /// At whatever port has this name in each pod.
+    Named(String),
 }
 
 impl Service {
+    /// Whether it stands for pods that its selector names.
+    pub fn has_pods(&self) -> bool {
+        !self.external_name && !self.selector.is_empty()
+    }
+
     /// The port called `name`.
     pub fn port_named(&self, name: &str) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.name.as_deref() == Some(name))
@@ -50,6 +68,7 @@ impl From<v1::Service> for Service {
             key,
             addresses: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
             external_name: spec.type_.as_deref() == Some("ExternalName"),
+            selector: spec.selector.unwrap_or_default(),
             ports: ports.iter().filter_map(ServicePort::of).collect(),
         }
     }
@@ -62,7 +81,18 @@ impl ServicePort {
         let number = u16::try_from(port.port).ok().filter(|_| tcp)?;
         let name = port.name.clone().filter(|name| !name.is_empty());
         let protocol = protocol(port.app_protocol.as_deref(), name.as_deref());
-        Some(Self { protocol, name, port: number })
+        let target = match &port.target_port {
+            None => TargetPort::Number(number),
+            Some(IntOrString::Int(target)) => TargetPort::Number(u16::try_from(*target).ok()?),
+            Some(IntOrString::String(name)) => TargetPort::Named(name.clone()),
+        };
+        Some(Self { protocol, name, port: number, target })
+    }
+}
+
+impl Default for TargetPort {
+    fn default() -> Self {
+        Self::Number(0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The entries of a config, one function a kind.
 
 use firebreak_crds::{
-    spec::{Mode, Part},
+    spec::{Mode, Part, Position},
     wire::{self, Body, Endpoint, Entry, Port},
 };
 
@@ -75,7 +75,7 @@ pub(super) fn fault(fault: &Fault) -> Option<Entry> {
         from: fault.pod_selector().cloned(),
         matches: spec.matches.clone(),
         faults: spec.faults.clone(),
-        at: spec.at,
+        at: if fault.at_callee() { Position::default() } else { spec.at },
         seed: spec.seed,
         blast_radius: spec.blast_radius,
         expires_at: fault.end()?,

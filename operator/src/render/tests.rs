@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     Event, Update, World,
-    index::Slice,
+    index::{Listens, Pod, Slice},
     scenario::{fault, namespace, noon, options, pod, policy, running, service, service_with, world},
 };
 
@@ -262,4 +262,95 @@ fn what_is_observed_stands_apart_from_what_is_enforced() {
     assert_eq!((bulkhead.max_requests, bulkhead.mode), (Some(3), None));
     assert!(enforced.retries.is_some() && enforced.observe.as_ref().unwrap().retries.is_none());
     assert!(wire_policy(&config, "shop/observed").circuit_breaker.is_some());
+}
+
+/// A Service whose pods have the label `app: a` and listen at 8080.
+fn behind_a(target: &serde_json::Value) -> Event {
+    let ports = json!([{"name": "http", "port": 80, "targetPort": target}]);
+    service_with("shop/a", &json!({"clusterIPs": ["10.96.0.1"], "selector": {"app": "a"}, "ports": ports}))
+}
+
+fn inbound_of(config: &Config) -> Option<serde_json::Value> {
+    let found = config.entries.iter().find(|entry| matches!(entry.body, Body::Inbound(_)))?;
+    let Body::Inbound(body) = &found.body else { return None };
+    Some(serde_json::to_value(body).unwrap())
+}
+
+#[test]
+fn what_acts_beside_the_callee_is_in_the_config_of_its_namespace_only() {
+    let mut beside = on_a();
+    beside["at"] = json!("Inbound");
+    let mut limit = on_a();
+    limit["inbound"] = json!({"concurrency": {"max": 50}});
+    let world = world([
+        namespace("shop", &FAULTS),
+        namespace("other", &FAULTS),
+        behind_a(&json!(8080)),
+        fault("shop/beside", 1, beside, &running()),
+        policy("shop/limit", 1, limit),
+    ]);
+    let config = render(&world, "shop", &options(noon()));
+    assert_eq!(
+        inbound_of(&config).unwrap(),
+        json!({"selector": {"app": "a"}, "ports": [{"port": 80, "targets": [8080], "policy": "shop/limit",
+            "concurrency": {"max": 50}, "faults": ["shop/beside"]}]})
+    );
+    let Body::Service(a) = &config.entries[0].body else { panic!("{config:?}") };
+    assert!(a.ports[0].faults.is_empty(), "it is no fault of callers");
+    assert!(!config.encode().unwrap().0.contains("\"at\""), "who does not know the word is to find it nowhere");
+    let others = render(&world, "other", &options(noon()));
+    assert_eq!(names(&others), ["Service shop/a", "TrafficPolicy shop/limit"]);
+    let local = Options { scope: Scope::All, ..options(noon()) };
+    assert_eq!(inbound_of(&render(&world, "shop", &local)), None);
+}
+
+#[test]
+fn beside_the_callee_the_strongest_policy_for_everyone_holds_whole() {
+    let limit = |mut spec: serde_json::Value| {
+        spec["inbound"] = json!({"concurrency": {}});
+        spec
+    };
+    let whole = json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}]});
+    let some = json!({"targetRefs": [{"kind": "Service", "name": "a"}], "from": {"podSelector": {"matchLabels": {"app": "web"}}}});
+    let base = [namespace("shop", &[]), behind_a(&json!(8080)), policy("shop/whole", 1, limit(whole))];
+    let of = |more: Vec<Event>| {
+        let world = world(base.clone().into_iter().chain(more));
+        inbound_of(&render(&world, "shop", &options(noon()))).map(|it| it["ports"][0]["policy"].clone())
+    };
+    assert_eq!(of(vec![]), Some(json!("shop/whole")));
+    assert_eq!(of(vec![policy("shop/some", 2, some)]), Some(json!("shop/whole")), "whom it is for is not known here");
+    assert_eq!(of(vec![policy("shop/own", 2, limit(on_a()))]), Some(json!("shop/own")));
+    assert_eq!(of(vec![policy("shop/own", 2, on_a())]), None, "nothing is merged");
+}
+
+#[test]
+fn a_port_with_a_name_is_where_pods_with_the_proxy_have_it() {
+    let mut beside = on_a();
+    beside["at"] = json!("Inbound");
+    let mut world =
+        world([namespace("shop", &FAULTS), behind_a(&json!("web")), fault("shop/beside", 1, beside, &running())]);
+    let targets = |world: &World| {
+        inbound_of(&render(world, "shop", &options(noon()))).map(|it| it["ports"][0]["targets"].clone())
+    };
+    assert_eq!(targets(&world), None);
+    let pod = |name: &str, app: &str, port: u16| {
+        let listens =
+            Listens { labels: [("app".to_owned(), app.to_owned())].into(), ports: vec![("web".into(), port)] };
+        let key = Key::new("shop", name);
+        Event::Pod(Update::Apply(Pod {
+            key,
+            injected: true,
+            running: true,
+            listens: Some(Box::new(listens)),
+            ..Pod::default()
+        }))
+    };
+    assert!(!world.apply(pod("one", "a", 8080)).is_empty());
+    assert!(world.apply(pod("two", "a", 8080)).is_empty(), "another like it is no news");
+    assert!(!world.apply(pod("three", "a", 9090)).is_empty());
+    world.apply(pod("four", "b", 7070));
+    assert_eq!(targets(&world), Some(json!([8080, 9090])));
+    assert!(world.apply(Event::Pod(Update::Delete(Key::new("shop", "two")))).is_empty());
+    assert!(!world.apply(Event::Pod(Update::Delete(Key::new("shop", "one")))).is_empty());
+    assert_eq!(targets(&world), Some(json!([9090])));
 }

@@ -106,7 +106,7 @@ fn live(judge: &Judge<'_>, fault: &Fault, left_out: &[&Namespace]) -> Life {
         let said = fault.status.message.clone().unwrap_or_default();
         return life(Phase::Refused, no(reason::CONFLICTED, said));
     }
-    let accepted = Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, accepted_message(left_out));
+    let accepted = Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, accepted_message(fault, left_out));
     if end.is_some_and(|end| end <= now) {
         return life(Phase::Completed, accepted);
     }
@@ -131,13 +131,14 @@ fn live(judge: &Judge<'_>, fault: &Fault, left_out: &[&Namespace]) -> Life {
     }
 }
 
-fn accepted_message(left_out: &[&Namespace]) -> String {
+fn accepted_message(fault: &Fault, left_out: &[&Namespace]) -> String {
     if left_out.is_empty() {
         return "the fault is valid".to_owned();
     }
     let names: Vec<_> = left_out.iter().map(|caller| caller.key.name.as_str()).collect();
     let label = "firebreak.dev/faults=enabled";
-    format!("the fault is valid; warning: callers in {} are not hit, for want of the label {label}", some(&names))
+    let who = if fault.at_callee() { "pods" } else { "callers" };
+    format!("the fault is valid; warning: {who} in {} are not hit, for want of the label {label}", some(&names))
 }
 
 /// The condition `Published`; a fault that no config holds yet is Pending rather than Running.

@@ -161,6 +161,7 @@ fn protections(spec: &TrafficPolicySpec) -> Option<String> {
         spec.outlier_detection.as_ref().map(|_| "outliers".to_owned()),
         spec.health_check.as_ref().map(|_| "health checks".to_owned()),
         spec.rate_limit.as_ref().map(|_| "rate limit".to_owned()),
+        spec.inbound.as_ref().map(|_| "inbound concurrency".to_owned()),
         routes,
     ];
     let named: Vec<_> = named.into_iter().flatten().collect();

@@ -5,12 +5,12 @@ use firebreak_crds::resources::condition;
 use super::{conditions::Verdict, reason};
 use crate::{
     attach::{Attaches, Target},
-    index::{Key, World},
+    index::{Key, Service, TargetPort, World},
 };
 
 /// The condition `ResolvedRefs`: the first target that does not resolve gives the reason, the message names all.
 pub(super) fn resolved<T: Attaches>(world: &World, object: &T) -> Verdict {
-    let broken: Vec<_> = object.targets().filter_map(|target| unresolved(world, &target)).collect();
+    let broken: Vec<_> = object.targets().filter_map(|target| unresolved(world, object, &target)).collect();
     match broken.first() {
         None => Verdict::yes(condition::RESOLVED_REFS, reason::RESOLVED, "every target exists"),
         Some((reason, _)) => {
@@ -24,11 +24,16 @@ pub(super) fn resolved<T: Attaches>(world: &World, object: &T) -> Verdict {
 pub(super) fn any_port<T: Attaches>(world: &World, object: &T) -> bool {
     object.targets().any(|target| {
         let services = world.services.within(target.namespace).filter(|service| target.names(&service.key));
-        services.filter(|service| !service.addresses.is_empty()).any(|service| target.ports(service).next().is_some())
+        let recognised = |service: &&Service| object.at_callee() || !service.addresses.is_empty();
+        let served = |service: &Service| !object.at_callee() || service.has_pods();
+        services.filter(recognised).any(|service| {
+            served(service)
+                && target.ports(service).any(|port| !object.at_callee() || !world.targets(service, port).is_empty())
+        })
     })
 }
 
-fn unresolved(world: &World, target: &Target<'_>) -> Option<(&'static str, String)> {
+fn unresolved<T: Attaches>(world: &World, object: &T, target: &Target<'_>) -> Option<(&'static str, String)> {
     // A Namespace target stands for whatever Services there are, even none.
     let key = Key::new(target.namespace, target.service?);
     let Some(service) = world.services.get(&key) else {
@@ -46,10 +51,31 @@ fn unresolved(world: &World, target: &Target<'_>) -> Option<(&'static str, Strin
         let names = if names.is_empty() { "it names none".into() } else { format!("it has {}", names.join(", ")) };
         return Some((reason::PORT_NOT_FOUND, format!("Service {key} has no TCP port named {name}: {names}")));
     }
-    service.addresses.is_empty().then(|| {
+    if object.has_inbound()
+        && let Some(problem) = unknown_pods(world, service, target)
+    {
+        return Some(problem);
+    }
+    (service.addresses.is_empty() && !object.at_callee()).then(|| {
         let message = format!(
             "Service {key} is headless: callers connect to its pods' addresses, which need endpoints in the config"
         );
         (reason::NEEDS_ENDPOINTS, message)
     })
+}
+
+/// Why the proxies beside the pods of `service` do not know that something is enforced there.
+fn unknown_pods(world: &World, service: &Service, target: &Target<'_>) -> Option<(&'static str, String)> {
+    let key = &service.key;
+    if !service.has_pods() {
+        let message = format!("Service {key} has no selector: which pods' proxies would act is not known");
+        return Some((reason::NO_SELECTOR, message));
+    }
+    let unknown = target.ports(service).find(|port| world.targets(service, port).is_empty())?;
+    let TargetPort::Named(name) = &unknown.target else { return None };
+    let message = format!(
+        "port {} of Service {key} leads to the port named {name} of its pods, and none with the proxy has one of that name",
+        unknown.port
+    );
+    Some((reason::TARGET_PORT_UNKNOWN, message))
 }

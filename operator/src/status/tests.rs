@@ -350,3 +350,79 @@ fn a_policy_that_is_observed_says_so_and_claims_nothing_of_those_in_force() {
         "{enforced:?}"
     );
 }
+
+#[test]
+fn what_acts_beside_the_callee_needs_to_know_its_pods() {
+    let limit = |target: &str| {
+        let mut spec = on(target);
+        spec["inbound"] = json!({"concurrency": {}});
+        spec
+    };
+    let with = |selector: Value, target: Value| json!({"clusterIPs": ["10.96.0.9"], "selector": selector, "ports": [{"port": 80, "targetPort": target}]});
+    let world = shop([
+        service_with("shop/bare", &with(json!({}), json!(8080))),
+        service_with("shop/named", &with(json!({"app": "n"}), json!("web"))),
+        service_with("shop/sound", &with(json!({"app": "s"}), json!(8080))),
+        policy("shop/bare", 1, limit("bare")),
+        policy("shop/named", 1, limit("named")),
+        policy("shop/sound", 1, limit("sound")),
+        policy(
+            "shop/foreign",
+            1,
+            json!({"targetRefs": [{"kind": "Service", "name": "a", "namespace": "other"}],
+            "inbound": {"concurrency": {}}}),
+        ),
+    ]);
+    for (name, place, expected) in [
+        ("shop/bare", 1, "ResolvedRefs=False NoSelector: Service shop/bare has no selector"),
+        (
+            "shop/named",
+            1,
+            "ResolvedRefs=False TargetPortUnknown: port 80 of Service shop/named leads to the port named web",
+        ),
+        ("shop/sound", 1, "ResolvedRefs=True"),
+        (
+            "shop/foreign",
+            0,
+            "Accepted=False Invalid: spec.targetRefs[0].namespace: `inbound` acts in the proxies of the callee",
+        ),
+    ] {
+        let lines = published_verdicts(&world, name);
+        assert!(lines[place].starts_with(expected), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_fault_beside_the_callee_hits_pods_of_its_own_namespace() {
+    let mut spec = on("h");
+    spec["at"] = json!("Inbound");
+    let headless = json!({"clusterIP": "None", "selector": {"app": "h"}, "ports": [{"port": 80}]});
+    let status = |labels: &[(&str, &str)]| {
+        let events = [
+            namespace("shop", labels),
+            namespace("front", &FAULTS),
+            service_with("shop/h", &headless),
+            fault("shop/beside", 1, spec.clone(), &running()),
+        ];
+        let world = world(events);
+        let options = options(noon());
+        let published = all_published(&world, &options);
+        Judge::new(&world, &published, &options).fault(world.faults.get(&key("shop/beside")).unwrap())
+    };
+    let message = |status: &firebreak_crds::resources::FaultSpecStatus, of: &str| {
+        status.conditions.iter().find(|it| it.type_ == of).unwrap().message.clone()
+    };
+    let running = status(&FAULTS);
+    assert_eq!(running.phase, Some(Phase::Running), "{running:?}");
+    assert_eq!(message(&running, condition::RESOLVED_REFS), "every target exists");
+    assert!(
+        message(&running, condition::PUBLISHED).starts_with("in the config of namespace shop; ends at"),
+        "{running:?}"
+    );
+    let spared = status(&[]);
+    assert!(
+        message(&spared, condition::ACCEPTED).contains("warning: pods in namespace shop are not hit"),
+        "{spared:?}"
+    );
+    assert!(message(&spared, condition::PUBLISHED).starts_with("nobody is hit"), "{spared:?}");
+}

@@ -41,6 +41,16 @@ struct Container {
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     security_context: Option<User>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<Port>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    container_port: u16,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +58,13 @@ struct Container {
 struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run_as_user: Option<i64>,
+}
+
+/// The ports of its containers that have a name, by which Services may call them.
+pub(crate) fn named_ports(pod: &LeanPod) -> Vec<(String, u16)> {
+    let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let ports = containers.flat_map(|container| &container.ports);
+    ports.filter_map(|port| Some((port.name.clone()?, port.container_port))).collect()
 }
 
 /// The pod as the injector's decision wants it: raw, as far as it looks.
@@ -61,6 +78,16 @@ mod tests {
     use firebreak_injector::decide::{Namespace, decide};
 
     use super::*;
+
+    #[test]
+    fn ports_are_known_by_their_names() {
+        let pod = json!({"metadata": {}, "spec": {
+            "initContainers": [{"name": "sidecar", "ports": [{"name": "admin", "containerPort": 9000}]}],
+            "containers": [{"name": "app", "ports": [{"name": "http", "containerPort": 8080}, {"containerPort": 81}]}],
+        }});
+        let lean: LeanPod = serde_json::from_value(pod).unwrap();
+        assert_eq!(named_ports(&lean), [("admin".to_owned(), 9000), ("http".to_owned(), 8080)]);
+    }
 
     /// A pod read whole and a pod read lean are decided alike: whatever the decision looks at is among the fields above.
     #[test]

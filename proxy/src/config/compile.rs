@@ -1,14 +1,17 @@
 //! From the wire's words to the request path's tables: pure, apart from taking over what has a history.
 
+mod inbound;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use firebreak_crds::{
-    spec::{self, LabelSelector, Labels},
+    spec::{self, LabelSelector, Labels, Position},
     wire::{self, Body, Config},
 };
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
+use self::inbound::Application;
 use super::endpoints::EndpointSource;
 use crate::{
     policy::{
@@ -42,6 +45,8 @@ pub struct Carried {
     faults: HashMap<Box<str>, Seen>,
     unknown: Arc<Callee>,
     inbound: Arc<Callee>,
+    /// Ports of the pod's own application, by their numbers.
+    applications: HashMap<u16, Application>,
     next_id: u32,
 }
 
@@ -78,13 +83,15 @@ impl Carried {
                 breaker: None,
                 rate: None,
                 shadow: None,
+                limit: None,
                 faults: Box::default(),
                 gate: Gate::new(bulkhead::Limits::NONE),
                 metrics: registry.callee(direction, "unknown", None),
             })
         };
         let (unknown, inbound) = (nameless(0, Direction::Outbound), nameless(1, Direction::Inbound));
-        Self { registry, source, callees: HashMap::new(), faults: HashMap::new(), unknown, inbound, next_id: 2 }
+        let (callees, faults, applications) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { registry, source, callees, faults, unknown, inbound, applications, next_id: 2 }
     }
 
     /// The snapshot of a proxy that knows nothing: it forwards.
@@ -94,6 +101,7 @@ impl Carried {
             transparent: false,
             unknown: Arc::clone(&self.unknown),
             inbound: Arc::clone(&self.inbound),
+            inbound_ports: HashMap::new(),
             callees: HashMap::new(),
         }
     }
@@ -122,6 +130,7 @@ impl Carried {
         }
         self.let_go(&mut kept);
         self.callees = kept;
+        snapshot.inbound_ports = self.applications(&entries, config.transparent, now);
         snapshot
     }
 
@@ -169,7 +178,8 @@ impl Carried {
         let endpoints = state.endpoints(policy.map(|(_, (_, policy))| *policy), endpoints.as_deref(), now);
         state.limit_rate(policy.and_then(|(_, (_, policy))| policy.rate_limit), now);
         let policy = policy.map(|(name, policy)| state.policy(name, *policy, now));
-        let faults = port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, now));
+        let faults =
+            port.faults.iter().filter(|_| !transparent).filter_map(|name| self.fault(name, entries, None, now));
         let callee = Callee {
             id: state.id,
             protocol: port.protocol,
@@ -178,6 +188,7 @@ impl Carried {
             breaker: state.breaker.clone(),
             rate: state.rate.clone(),
             shadow: state.shadow.clone(),
+            limit: None,
             faults: faults.collect(),
             gate: Arc::clone(&state.gate),
             metrics: Arc::clone(&state.metrics),
@@ -205,9 +216,17 @@ impl Carried {
         }
     }
 
-    fn fault(&mut self, name: &str, entries: &Entries<'_>, now: Instant) -> Option<Arc<FaultSet>> {
+    /// The fault of that name, where it acts, or at `at`.
+    fn fault(
+        &mut self,
+        name: &str,
+        entries: &Entries<'_>,
+        at: Option<Position>,
+        now: Instant,
+    ) -> Option<Arc<FaultSet>> {
         let fault = *entries.faults.get(name)?;
-        let compiled = |since| Arc::new(FaultSet::new(name, fault, self.registry.fault(name), since));
+        let at = at.unwrap_or(fault.at);
+        let compiled = |since| Arc::new(FaultSet::new(name, fault, self.registry.fault(name), since).acting_at(at));
         let seen = self.faults.entry(name.into()).or_insert_with(|| Seen {
             fault: fault.clone(),
             since: now,
@@ -367,12 +386,14 @@ struct Entries<'a> {
     services: Vec<(&'a str, &'a wire::Service)>,
     policies: HashMap<&'a str, Versioned<'a>>,
     faults: HashMap<&'a str, &'a wire::Fault>,
+    inbound: Vec<(&'a str, &'a wire::Inbound)>,
 }
 
 impl<'a> Entries<'a> {
     fn new(config: &'a Config, labels: &Labels) -> Self {
         let concerns = |from: &Option<LabelSelector>| from.as_ref().is_none_or(|selector| selector.matches(labels));
-        let mut entries = Self { services: Vec::new(), policies: HashMap::new(), faults: HashMap::new() };
+        let (policies, faults) = (HashMap::new(), HashMap::new());
+        let mut entries = Self { services: Vec::new(), policies, faults, inbound: Vec::new() };
         for entry in &config.entries {
             let name = entry.name.as_str();
             match &entry.body {
@@ -381,7 +402,12 @@ impl<'a> Entries<'a> {
                     entries.policies.insert(name, (entry.generation, policy));
                 }
                 Body::Fault(fault) if concerns(&fault.from) => drop(entries.faults.insert(name, fault)),
-                Body::Policy(_) | Body::Fault(_) => {}
+                Body::Inbound(inbound)
+                    if inbound.selector.iter().all(|(key, value)| labels.get(key) == Some(value)) =>
+                {
+                    entries.inbound.push((name, inbound));
+                }
+                Body::Policy(_) | Body::Fault(_) | Body::Inbound(_) => {}
             }
         }
         entries

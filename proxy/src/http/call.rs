@@ -28,6 +28,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Permit,
+        concurrency::Place,
         fault::{FaultSet, Spoil},
         shadow::Observed,
         timeout::{End, nearest},
@@ -84,12 +85,16 @@ pub struct Call {
     pub first_try: Cell<Option<Reason>>,
     /// What the callee's application called in vain, as far as is known.
     pub dependency: Option<Box<str>>,
+    /// Outbound: the FaultSpec by which the callee's own proxy says that it answered.
+    pub told_fault: Option<Box<str>>,
     /// Its trace, if it is sampled.
     pub trace: Option<Box<Trace>>,
     /// What the policy that is observed makes of it.
     pub observed: Option<Box<Observed>>,
     /// Its place in the bulkhead.
     pub permit: Option<Permit>,
+    /// Inbound: its place among what the application works on, where that is limited.
+    pub place: Option<Box<Place>>,
     /// The last try's endpoint, which has to do with it until it ends, and breakers that are to be told then.
     pub admitted: Admitted,
     /// After which time a caller that was refused may ask again.
@@ -123,9 +128,11 @@ impl Call {
             awaits_caller: Cell::new(false),
             spoil: None,
             dependency: None,
+            told_fault: None,
             trace: None,
             observed: None,
             permit: None,
+            place: None,
             admitted: Admitted::default(),
             retry_after: None,
             status: None,
@@ -212,7 +219,7 @@ impl Call {
             attempts: self.attempts(),
             policy: self.callee.policy.as_ref().map(|policy| &*policy.name),
             dependency: self.dependency.as_deref(),
-            fault: self.fault.as_ref().map(|fault| &*fault.name),
+            fault: self.fault.as_ref().map(|fault| &*fault.name).or(self.told_fault.as_deref()),
         }
     }
 
@@ -231,6 +238,7 @@ impl Call {
             return;
         }
         self.permit = None;
+        self.give_place_back(reason);
         let outcome = match reason {
             None => Some(Outcome::Passed),
             Some(Reason::CalleeError | Reason::ResponseIncomplete) => Some(Outcome::Failed),
@@ -284,7 +292,7 @@ impl Call {
 
     /// Whether a fault hit all of the request, above the policy.
     pub fn is_hit_above(&self) -> bool {
-        self.fault.as_ref().is_some_and(|fault| fault.at == Position::Request)
+        self.fault.as_ref().is_some_and(|fault| fault.at != Position::Attempt)
     }
 
     fn is_throttled(&self) -> bool {
@@ -300,6 +308,9 @@ impl Call {
             _ => None,
         };
         self.dependency = known.map(Into::into);
+        if reason.domain() == Domain::Injected && self.link.direction == Direction::Outbound {
+            self.told_fault = proxy_status::fault_said_by_callee(headers).map(Into::into);
+        }
         self.tell_origin(reason);
     }
 
@@ -342,7 +353,7 @@ impl Call {
             took,
             policy: self.callee.policy.as_ref().map(|policy| policy.name.clone()),
             policy_generation: self.callee.policy.as_ref().map(|policy| policy.generation),
-            fault: self.fault.as_ref().map(|fault| fault.name.clone()),
+            fault: self.fault.as_ref().map(|fault| fault.name.clone()).or_else(|| self.told_fault.clone()),
             dependency: self.dependency.clone(),
             callee_idle_timeout_ms: stale.and_then(|_| self.callee.metrics.keep_alive.known(now)).map(millis),
             tries: self.tries.get_mut().told(self.started, now),

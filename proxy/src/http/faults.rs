@@ -8,18 +8,24 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     call::Call,
-    headers::{X_REQUEST_ID, correlation},
+    headers::{X_REQUEST_ID, correlation, is_probe},
 };
 use crate::{
     policy::fault::{Abort, FaultSet, Held, Hit, Injected, id_hash},
-    telemetry::metrics::FaultKind,
+    telemetry::metrics::{Direction, FaultKind},
     verdict::Reason,
 };
 
 impl Call {
-    /// Draws what hits the request, and suffers it: above the policy, whose clocks begin afterwards.
+    /// Draws what hits the request, and suffers it: above the policy, whose clocks begin afterwards, or beside the callee. What the
+    /// kubelet asks there is left alone: an experiment is not to have the pod restarted.
     pub async fn suffer_above(&mut self, head: &Parts) -> Option<Result<Injected, Reason>> {
-        let struck = self.draw(head, Position::Request, 0, Instant::now())?;
+        let at = match self.link.direction {
+            Direction::Outbound => Position::Request,
+            Direction::Inbound if is_probe(&head.headers) => return None,
+            Direction::Inbound => Position::Inbound,
+        };
+        let struck = self.draw(head, at, 0, Instant::now())?;
         self.strike(Rc::clone(&struck));
         let end = struck.suffer().await;
         self.admitted_at = Instant::now();

@@ -1,7 +1,7 @@
 //! The one function: everything that happens to a request, in order.
 //!
 //! ```text
-//! call (first byte, callee, ids) → plan (route) → fault above the policy → bulkhead
+//! call (first byte, callee, ids) → plan (route) → fault above the policy → the application's limit (inbound) → bulkhead
 //!  → tries under one deadline { breaker → endpoint and its breaker → fault → connection → exchange → outcome
 //!                               (slow? → another beside it, the first good one wins: see hedge)
 //!                               → wanted again? → budget → pause → budget }
@@ -40,6 +40,7 @@ use crate::{
     policy::{
         breaker::Outcome,
         bulkhead::Need,
+        concurrency::Limit,
         retry::{Brought, Retries, Told},
         shadow::Verdict,
     },
@@ -88,10 +89,11 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
         None => {}
     }
     call.follow(&head);
+    let limit = call.limit(&head);
     prepare_request(&mut head, switching, call.link.forwarded_for.as_ref(), call.link.destination);
     let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
 
-    let outcome = match admit(&mut call, version).await {
+    let outcome = match admit(&mut call, version, limit.as_ref()).await {
         Err(reason) => Err(reason),
         Ok(()) => {
             let (activity, last_endpoint) = (activity.as_ref(), Cell::default());
@@ -105,10 +107,14 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
     match outcome {
         Err(reason) => reply::failure(call, reason),
         Ok(Got::Injected(answer)) => reply::injected(call, answer),
-        Ok(Got::Answer(answer)) if switching && upgrade::agreed(&answer, &method) => {
-            upgrade::agreement(call, plan.clocks, answer)
+        Ok(Got::Answer(answer)) => {
+            call.measure(&answer);
+            if switching && upgrade::agreed(&answer, &method) {
+                upgrade::agreement(call, plan.clocks, answer)
+            } else {
+                reply::relayed(call, plan.clocks, activity, answer)
+            }
         }
-        Ok(Got::Answer(answer)) => reply::relayed(call, plan.clocks, activity, answer),
     }
 }
 
@@ -117,7 +123,7 @@ fn wants_upgrade(head: &Parts) -> bool {
         || head.version == Version::HTTP_11 && is_upgrade(&head.headers)
 }
 
-async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
+async fn admit(call: &mut Call, version: Version, limit: Option<&Arc<Limit>>) -> Result<(), Reason> {
     if let Some(end) = call.request_end
         && end.reason == Reason::DeadlineExceeded
         && end.at <= Instant::now()
@@ -134,6 +140,10 @@ async fn admit(call: &mut Call, version: Version) -> Result<(), Reason> {
         call.retry_after = refused.retry_after;
         refused.reason
     })?;
+    if let Some(limit) = limit {
+        // In a box, so that requests without a limit are no larger for it.
+        Box::pin(call.take_place(limit)).await?;
+    }
     let need = need(version);
     let permit = match call.callee.gate.try_acquire(need) {
         Some(permit) => Ok(permit),

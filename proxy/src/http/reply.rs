@@ -23,7 +23,7 @@ use crate::{
     policy::{fault::Injected, timeout::Clocks},
     telemetry::metrics::Direction,
     upstream::send::{Answer, Connection, FromCallee},
-    verdict::{Fate, Reason, proxy_status::said_by_callee},
+    verdict::{Domain, Fate, Reason, proxy_status::said_by_callee},
 };
 
 /// Longest body of an unused answer that is read so that its connection can be used again, and how long that may take.
@@ -86,7 +86,13 @@ pub fn is_failure(status: StatusCode, grpc: Option<u8>) -> bool {
 /// own. What the application itself answers to the proxy beside it is its own error, whatever headers it has copied.
 pub fn failure_of(call: &Call, status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> Option<Reason> {
     let said = || if call.link.direction == Direction::Outbound { said_by_callee(headers) } else { None };
-    is_failure(status, grpc).then(|| said().unwrap_or(Reason::CalleeError))
+    if is_failure(status, grpc) {
+        return Some(said().unwrap_or(Reason::CalleeError));
+    }
+    // An experiment may answer as the caller's own mistakes are answered, and a limit does so on gRPC.
+    let may_be_said = status.is_client_error() || grpc.is_some_and(|grpc| grpc != 0);
+    let is_made = |reason: &Reason| reason.domain() == Domain::Injected || *reason == Reason::Overload;
+    if may_be_said { said().filter(is_made) } else { None }
 }
 
 /// Why the callee failed, by all that has come of its answer.

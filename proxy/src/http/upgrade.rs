@@ -50,6 +50,8 @@ pub fn agreement(mut call: Box<Call>, clocks: Clocks, answer: Answer) -> Reply {
     call.status = Some(head.status);
     // Its time ended with the handshake: what the application does from now on is not on behalf of a request.
     call.entered = None;
+    // Nor is a connection that may be open for days something that the application works on.
+    call.place = None;
     let switch = Some(Box::new(Switch { call, clocks, callee: connection }));
     Reply { response: http::Response::from_parts(head, ReplyBody::empty()), spelling, switch }
 }

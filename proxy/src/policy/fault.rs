@@ -180,6 +180,12 @@ impl FaultSet {
         }
     }
 
+    /// The same fault, acting there.
+    #[must_use]
+    pub fn acting_at(self, at: Position) -> Self {
+        Self { at, ..self }
+    }
+
     /// Counts a fault that takes place: a try that was cut during its delay never came to its abort.
     pub fn count(&self, kind: FaultKind) {
         self.metrics.hits[kind as usize].fetch_add(1, Relaxed);

@@ -20,6 +20,7 @@ use crate::{
     policy::{
         balance::{UNHEALTHY, WARMING},
         breaker::{Counts, STATES, State},
+        concurrency::{self, Usage},
         hedge::REFUSED,
     },
     verdict::{ATTEMPT_OUTCOMES, FATES, REASONS},
@@ -51,6 +52,7 @@ impl Collector for Exposed {
         bulkheads(&mut encoder, &callees)?;
         breakers(&mut encoder, &callees)?;
         observed(&mut encoder, &callees)?;
+        concurrency_limits(&mut encoder, &callees)?;
         self.faults(&mut encoder)?;
         self.recorder(&mut encoder)?;
         self.config(&mut encoder)
@@ -211,6 +213,37 @@ fn bulkheads(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]
         ];
         for (resource, limit) in bounded.into_iter().filter(|(_, limit)| *limit != u32::MAX) {
             gauge(&mut metric, &labels(callee, &[("resource", resource)]), u64::from(limit))?;
+        }
+    }
+    Ok(())
+}
+
+/// A number of a limit on requests at once.
+type Shown = fn(Usage) -> u32;
+
+fn concurrency_limits(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let limits: Vec<_> = callees.iter().filter_map(|callee| Some((callee, callee.limit()?))).collect();
+    let gauges: [(&str, &str, Shown); 3] = [
+        ("concurrency_limit", "Requests that the application may work on at once, as the limit is now", |it| it.limit),
+        ("concurrency_in_flight", "Requests that the application works on now", |it| it.in_flight),
+        ("concurrency_pending", "Requests that wait before the application now", |it| it.pending),
+    ];
+    for (name, help, of) in gauges {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (callee, limit) in &limits {
+            gauge(&mut metric, &labels(callee, &[]), u64::from(of(limit.usage())))?;
+        }
+    }
+    let help = "How long the application took to answer, on average of the last hundred requests or second";
+    let mut metric = encoder.encode_descriptor("concurrency_latency_seconds", help, None, MetricType::Gauge)?;
+    for (callee, limit) in &limits {
+        metric.encode_family(&labels(callee, &[]))?.encode_gauge(&limit.usage().takes.as_secs_f64())?;
+    }
+    let help = "Requests that were not let in to the application, by cause";
+    let mut metric = encoder.encode_descriptor("concurrency_refused", help, None, MetricType::Counter)?;
+    for (callee, limit) in &limits {
+        for cause in concurrency::REFUSED {
+            count(&mut metric, &labels(callee, &[("cause", cause.name())]), limit.refused(cause))?;
         }
     }
     Ok(())

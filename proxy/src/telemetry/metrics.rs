@@ -24,6 +24,7 @@ use crate::{
         balance::Endpoint,
         breaker::{Breaker, Counts},
         bulkhead::Gate,
+        concurrency::Limit,
         hedge::REFUSED,
         shadow,
     },
@@ -68,6 +69,7 @@ pub struct CalleeMetrics {
     pub port: Box<str>,
     shards: Box<[Shard]>,
     gate: ArcSwapOption<Gate>,
+    limit: ArcSwapOption<Limit>,
     /// What the callee's breaker did.
     pub breaker: Arc<Counts>,
     /// What the breakers of its endpoints did.
@@ -269,6 +271,16 @@ impl CalleeMetrics {
         self.gate.load_full()
     }
 
+    /// Shows where this limit on requests at once is, or none any more.
+    pub fn watch_limit(&self, limit: Option<Arc<Limit>>) {
+        self.limit.store(limit);
+    }
+
+    /// The limit on requests at once, where there is one.
+    pub fn limit(&self) -> Option<Arc<Limit>> {
+        self.limit.load_full()
+    }
+
     /// Shows where these breakers are.
     pub fn watch_breakers(&self, breakers: Breakers) {
         self.breakers.store(Arc::new(breakers));
@@ -367,6 +379,7 @@ impl Registry {
                 port: port.map_or_else(|| "any".into(), |port| port.to_string().into()),
                 shards: (0..self.workers).map(|_| Shard::default()).collect(),
                 gate: ArcSwapOption::empty(),
+                limit: ArcSwapOption::empty(),
                 breaker: Arc::default(),
                 endpoint_breakers: Arc::default(),
                 breakers: ArcSwap::default(),

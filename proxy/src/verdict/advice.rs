@@ -138,6 +138,14 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         ),
     ),
     (
+        Reason::Overload,
+        advise(
+            "The callee has as much to do as it can: its own proxy let no more in, and no more may wait. Its application saw nothing.",
+            "Give the callee more replicas, or its callers less to send; `firebreak_concurrency_limit` says how much a pod can do, and \
+             `firebreak_concurrency_latency_seconds` how long that takes.",
+        ),
+    ),
+    (
         Reason::FaultAbort,
         advise(
             "A FaultSpec answered in the callee's place; its own status is used where it names one.",

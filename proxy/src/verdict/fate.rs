@@ -19,6 +19,8 @@ pub enum Fate {
     RefusedByBulkhead,
     /// The breaker let it not through.
     RefusedByBreaker,
+    /// The callee's own limit on requests at once let it not in.
+    RefusedByConcurrency,
     /// An injected fault was the end of it.
     Injected,
     /// The callee could not be reached.
@@ -30,7 +32,7 @@ pub enum Fate {
 }
 
 /// All fates, for tables indexed by `Fate as usize`.
-pub const FATES: [Fate; 11] = [
+pub const FATES: [Fate; 12] = [
     Fate::Succeeded,
     Fate::SucceededAfterRetry,
     Fate::Failed,
@@ -38,6 +40,7 @@ pub const FATES: [Fate; 11] = [
     Fate::RefusedByRateLimit,
     Fate::RefusedByBulkhead,
     Fate::RefusedByBreaker,
+    Fate::RefusedByConcurrency,
     Fate::Injected,
     Fate::Unreachable,
     Fate::Cancelled,
@@ -82,6 +85,7 @@ impl Fate {
             Self::RefusedByRateLimit => "refused_by_rate_limit",
             Self::RefusedByBulkhead => "refused_by_bulkhead",
             Self::RefusedByBreaker => "refused_by_breaker",
+            Self::RefusedByConcurrency => "refused_by_concurrency",
             Self::Injected => "injected",
             Self::Unreachable => "unreachable",
             Self::Cancelled => "cancelled",
@@ -91,9 +95,12 @@ impl Fate {
 }
 
 impl Fate {
-    /// Whether a limit of the caller's policy refused it before anything was sent.
+    /// Whether a limit of a policy refused it before the application saw it.
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::RefusedByRateLimit | Self::RefusedByBulkhead | Self::RefusedByBreaker)
+        matches!(
+            self,
+            Self::RefusedByRateLimit | Self::RefusedByBulkhead | Self::RefusedByBreaker | Self::RefusedByConcurrency
+        )
     }
 }
 
@@ -122,6 +129,7 @@ impl From<Reason> for Fate {
             Reason::RateLimited => Self::RefusedByRateLimit,
             Reason::BulkheadFull | Reason::BulkheadTimeout => Self::RefusedByBulkhead,
             Reason::BreakerOpen => Self::RefusedByBreaker,
+            Reason::Overload => Self::RefusedByConcurrency,
             Reason::FaultAbort
             | Reason::FaultReset
             | Reason::FaultRefuse
@@ -155,7 +163,7 @@ impl From<Reason> for AttemptOutcome {
         match Fate::from(reason) {
             Fate::TimedOut => Self::TimedOut,
             Fate::Injected => Self::Injected,
-            Fate::Failed => Self::Error,
+            Fate::Failed | Fate::RefusedByConcurrency => Self::Error,
             _ => Self::Unreachable,
         }
     }

@@ -45,6 +45,13 @@ pub fn said_by_callee(headers: &HeaderMap) -> Option<Reason> {
     Reason::named(reason.split([';', ',']).next()?)
 }
 
+/// The FaultSpec that the callee's own proxy injected, as the last member says.
+pub fn fault_said_by_callee(headers: &HeaderMap) -> Option<&str> {
+    let last = headers.get_all(PROXY_STATUS).iter().next_back()?.to_str().ok()?;
+    let (_, rest) = last.rsplit_once("; firebreak-fault=\"")?;
+    rest.split_once('"').map(|(fault, _)| fault).filter(|fault| fault.contains('/'))
+}
+
 /// What the callee's application called in vain, if the callee's own proxy says so in the last member.
 pub fn dependency_said_by_callee(headers: &HeaderMap) -> Option<&str> {
     let last = headers.get_all(PROXY_STATUS).iter().next_back()?.to_str().ok()?;

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::policy::bulkhead::Refused;
+use crate::policy::{bulkhead::Refused, concurrency};
 
 /// A stable reason. The order is that of [`REASONS`] and of nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub enum Reason {
     BulkheadTimeout,
     /// The breaker is open, or admits no more for now.
     BreakerOpen,
+    /// The application has as much to do as it can, and no more may wait.
+    Overload,
     /// A FaultSpec answered in the callee's place.
     FaultAbort,
     /// A FaultSpec cut the try as a reset would.
@@ -99,7 +101,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 34] = [
+pub const REASONS: [Reason; 35] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -115,6 +117,7 @@ pub const REASONS: [Reason; 34] = [
     Reason::BulkheadFull,
     Reason::BulkheadTimeout,
     Reason::BreakerOpen,
+    Reason::Overload,
     Reason::FaultAbort,
     Reason::FaultReset,
     Reason::FaultRefuse,
@@ -185,6 +188,8 @@ static SAID: [Said; REASONS.len()] = {
             "no place in the callee's bulkhead became free in time"),
         said("breaker_open", "destination_unavailable", S::SERVICE_UNAVAILABLE, 14, CallerPolicy,
             "the callee has failed too often and is left alone for a while"),
+        said("overload", "connection_limit_reached", S::SERVICE_UNAVAILABLE, 8, CalleeApp,
+            "the callee has as much to do as it can, and its own proxy let no more in"),
         said("fault_abort", "proxy_internal_response", S::SERVICE_UNAVAILABLE, 14, Injected,
             "a FaultSpec answered in the callee's place"),
         said("fault_reset", "connection_terminated", S::BAD_GATEWAY, 14, Injected,
@@ -255,14 +260,16 @@ impl Reason {
             Self::ConnectTimeout
                 | Self::ConnectionRefused
                 | Self::ConnectFailed
+                | Self::Overload
                 | Self::FaultRefuse
                 | Self::FaultBlackhole
         )
     }
 
-    /// Whether it says something about the callee's health. A limit of ours, or a caller that left, does not.
+    /// Whether it says something about the callee's health. A limit of ours or of the callee's, or a caller that left, does not: who is
+    /// kept from what a callee can still do, because it cannot do more, loses all of it.
     pub fn is_outcome(self) -> bool {
-        self.is_unsent()
+        self.is_unsent() && self != Self::Overload
             || self.is_clock()
             || matches!(
                 self,
@@ -316,6 +323,15 @@ impl From<Refused> for Reason {
             Refused::Full => Self::BulkheadFull,
             Refused::TimedOut => Self::BulkheadTimeout,
             Refused::Deadline => Self::RequestTimeout,
+        }
+    }
+}
+
+impl From<concurrency::Refused> for Reason {
+    fn from(refused: concurrency::Refused) -> Self {
+        match refused {
+            concurrency::Refused::Full | concurrency::Refused::TimedOut => Self::Overload,
+            concurrency::Refused::Deadline => Self::DeadlineSpent,
         }
     }
 }

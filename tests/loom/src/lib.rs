@@ -19,6 +19,7 @@ pub mod policy {
     pub mod breaker;
     pub mod budget;
     pub mod bulkhead;
+    pub mod concurrency;
     pub mod rate;
     pub mod window;
 }

@@ -9,6 +9,7 @@ mod bulkhead;
 mod certificates;
 mod change;
 mod faults;
+mod inbound;
 mod install;
 mod ipv6;
 mod modes;

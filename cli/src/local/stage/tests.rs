@@ -160,3 +160,15 @@ fn chosen_ports_are_used() {
     let scene = stage().set(&manifests(&SHOP.replace("  name: service2\nspec", &annotation)), now()).unwrap();
     assert_eq!((scene.listeners[0].given.address.port(), scene.listeners[0].given.moved), (free, None));
 }
+
+#[test]
+fn what_acts_beside_the_callee_has_no_effect_here_and_that_is_said() {
+    let beside = SHOP.replace("  timeouts: {request: 3s}", "  inbound: {concurrency: {}}");
+    let fault = format!("{FAULT}  at: Inbound\n");
+    let scene = stage().set(&manifests(&(beside + &fault)), now()).unwrap();
+    let said: Vec<_> = scene.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("spec.inbound") && said[0].contains("has no effect here"), "{said:?}");
+    assert!(said[1].contains("spec.at") && said[1].contains("nobody is hit"), "{said:?}");
+    assert!(scene.config.entries.iter().all(|entry| !matches!(entry.body, Body::Fault(_) | Body::Inbound(_))));
+}

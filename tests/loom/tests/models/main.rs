@@ -3,4 +3,5 @@
 
 mod breaker;
 mod bulkhead;
+mod concurrency;
 mod counts;

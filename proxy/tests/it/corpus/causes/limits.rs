@@ -11,6 +11,10 @@ const LIMIT: Cause = Cause { domain: Domain::CallerPolicy, ..PLAIN };
 const BREAKER: &str =
     r#"{"circuitBreaker": {"tripOn": {"consecutiveFailures": 2}, "openFor": {"initial": "1m", "max": "1m"}}}"#;
 
+/// What the proxy beside the callee says of a request that it did not let in.
+const OVERLOAD: &str = "\"service2-0\"; error=connection_limit_reached; firebreak-reason=overload; firebreak-domain=callee_app; \
+                        firebreak-attempts=0; details=\"-\"";
+
 pub(super) const CAUSES: &[Cause] = &[
     Cause {
         name: "breaker open after errors",
@@ -69,6 +73,25 @@ pub(super) const CAUSES: &[Cause] = &[
         before: Before::Calls(1),
         reason: Reason::RateLimited,
         ..LIMIT
+    },
+    Cause {
+        name: "callee's own limit reached",
+        on: NOT_GRPC,
+        peer: Script::Does(Answer(503, &[("proxy-status", OVERLOAD)])),
+        reason: Reason::Overload,
+        domain: Domain::CalleeApp,
+        ..PLAIN
+    },
+    Cause {
+        name: "callee's own limit reached",
+        on: GRPC,
+        peer: Script::Does(Answer(
+            200,
+            &[("content-type", "application/grpc"), ("grpc-status", "8"), ("proxy-status", OVERLOAD)],
+        )),
+        reason: Reason::Overload,
+        domain: Domain::CalleeApp,
+        ..PLAIN
     },
     Cause {
         name: "a connection too many from callers",

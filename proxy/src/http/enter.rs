@@ -1,0 +1,48 @@
+//! The way in to the application beside this proxy, where it is limited how much it works on at once.
+
+use std::sync::Arc;
+
+use http::{StatusCode, request::Parts};
+use tokio::time::Instant;
+
+use super::{call::Call, headers::is_probe, reply};
+use crate::{policy::concurrency::Limit, upstream::send::Answer, verdict::Reason};
+
+impl Call {
+    /// The limit that holds for it, if one does. What the kubelet asks is not the load that is to be limited: an application that is busy
+    /// is not ill.
+    pub fn limit(&self, head: &Parts) -> Option<Arc<Limit>> {
+        self.callee.limit.as_ref().filter(|_| !is_probe(&head.headers)).cloned()
+    }
+
+    /// Takes a place among what the application works on, at once or after a wait.
+    pub async fn take_place(&mut self, limit: &Arc<Limit>) -> Result<(), Reason> {
+        let now = Instant::now();
+        // The proxy waits a little longer than its caller does; for the caller it is too late by then.
+        let deadline = self.time_left(now).and_then(|left| now.checked_add(left));
+        self.place = Some(Box::new(limit.acquire(deadline).await?));
+        Ok(())
+    }
+
+    /// The application has answered. How long it took says how much it has to do, unless it failed.
+    pub fn measure(&mut self, answer: &Answer) {
+        let grpc = self.grpc_status(answer);
+        let Some(place) = &mut self.place else { return };
+        let status = answer.response.status();
+        match (reply::is_failure(status, grpc), status) {
+            (true, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) => place.overloaded(Instant::now()),
+            (true, _) => place.failed(),
+            (false, _) => place.answered(Instant::now()),
+        }
+    }
+
+    /// Its place is free again, when it ends for `reason`, or well.
+    pub fn give_place_back(&mut self, reason: Option<Reason>) {
+        let Some(mut place) = self.place.take() else { return };
+        match reason {
+            Some(Reason::CallerCancelled) => place.left(Instant::now()),
+            Some(reason) if reason.is_clock() => place.overloaded(Instant::now()),
+            _ => {}
+        }
+    }
+}
