@@ -93,7 +93,7 @@ const POLICIES: [(&str, &str); 16] = [
     ),
     (
         "",
-        "6 spec: the policy does nothing: set timeouts, retries, hedge, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit or routes",
+        "6 spec: the policy does nothing: set timeouts, retries, hedge, circuitBreaker, bulkhead, loadBalancing, outlierDetection, healthCheck, rateLimit, inbound or routes",
     ),
 ];
 
