@@ -99,8 +99,14 @@ impl Enforced {
         if self.rate.as_ref().is_some_and(|rate| rate.take(Instant::now()).is_err()) {
             return Decided::LimitedRate;
         }
+        let patience = Instant::now().checked_add(self.gate.limits().max_pending_time);
         let permit = match self.gate.acquire(Need::Exchange, None).await {
-            Ok(permit) => permit,
+            Ok(permit) => {
+                // A place that comes free in the moment in which the wait ends is one of two things at once.
+                let waited = start + case.arrives < Instant::now();
+                self.moments.borrow_mut().extend(patience.filter(|_| waited));
+                permit
+            }
             Err(bulkhead::Refused::Full) => return Decided::Full,
             Err(_) => {
                 self.happens();
