@@ -27,7 +27,7 @@ use firebreak_proxy::{
     },
     telemetry::{
         exposition,
-        metrics::{Breakers, Direction, FaultKind, Registry},
+        metrics::{Breakers, CalleeMetrics, Direction, FaultKind, Registry},
     },
     upstream::keep_alive::SEEN,
     verdict::{AttemptOutcome, Fate, REASONS, Reason, advice::DOMAINS},
@@ -406,6 +406,18 @@ fn a_limit_that_refused() -> anyhow::Result<Arc<Limit>> {
     Ok(limit)
 }
 
+fn observe_and_check(callee: &CalleeMetrics) {
+    callee.observed.followed();
+    callee.observed.add(Would::Queue);
+    callee.checked(false);
+    callee.checked(true);
+}
+
+/// A breaker's limits that one failure exceeds.
+fn one_failure() -> breaker::Limits {
+    breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) }
+}
+
 /// What a proxy exposes that has met everything there is to count.
 fn exposition() -> anyhow::Result<String> {
     let registry = Registry::new(1, Connections::default());
@@ -427,7 +439,7 @@ fn exposition() -> anyhow::Result<String> {
     ] {
         counter.increment();
     }
-    let limits = breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) };
+    let limits = one_failure();
     for (level, endpoint) in [(&callee.breaker, false), (&callee.endpoint_breakers, true)] {
         let breaker = Breaker::new(limits, Arc::clone(level), Instant::now());
         for _ in 0..2 {
@@ -440,10 +452,7 @@ fn exposition() -> anyhow::Result<String> {
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         callee.watch_breakers(Breakers { observed: Some(Arc::clone(&breaker)), callee: Some(breaker), endpoints });
     }
-    callee.observed.followed();
-    callee.observed.add(Would::Queue);
-    callee.checked(false);
-    callee.checked(true);
+    observe_and_check(&callee);
     // One endpoint alone is never ejected.
     let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
     let alone = Breaker::among(Some(peers), limits, counts, Instant::now());

@@ -98,11 +98,15 @@ fn phrases_and_targets_go_on_as_they_came() {
     let head = response_of("HTTP/1.1 200 Fine by me\r\n\r\n").unwrap();
     write_response(&head.parts, &head.spelling, Framing::Length(0), Version::HTTP_11, false, &mut out);
     assert_eq!(out, "HTTP/1.1 200 Fine by me\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    for target in ["/", "/a?b=c&d", "*", "http://a:80/b?c", "//a/b"] {
+    // A target that names a host says which (RFC 9112, 3.2.2).
+    for (target, host) in [("/", "a"), ("/a?b=c&d", "a"), ("*", "a"), ("http://b:80/b?c", "b:80"), ("//a/b", "a")] {
         let head = request_of(&format!("OPTIONS {target} HTTP/1.1\r\nhost: a\r\n\r\n")).unwrap();
         let mut out = BytesMut::new();
         write_request(&head.parts, &head.spelling, Framing::None, &mut out);
-        assert_eq!(out, format!("OPTIONS {target} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        assert_eq!(out, format!("OPTIONS {target} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    }
+    for host in ["a, b", "a/b", "a@b", "a b", "<a>"] {
+        assert_eq!(request_of(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).unwrap_err(), HeadError::Syntax);
     }
     let head = request_of("CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     let mut out = BytesMut::new();
