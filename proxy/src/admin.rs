@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Path, Query, Request, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -97,8 +97,10 @@ async fn loopback_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Requ
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match exposition::text(&admin.registry) {
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let with_exemplars = accepted.into_iter().any(|accept| accept.contains(exposition::MEDIA_TYPE));
+    match exposition::text(&admin.registry, with_exemplars) {
         Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -180,7 +180,8 @@ impl Proxy {
         let state = Admin::new(&publisher, &registry, recorder, phase.clone(), settings.identity.addresses);
         let state = state.answering_for(settings.probe_ports);
         let checked = publisher.checked();
-        let control = move || control(listeners, &state, (records, exporter), checked, stopped);
+        let tidied = Arc::clone(&publisher);
+        let control = move || control(listeners, &state, (records, exporter), (checked, tidied), stopped);
         let control = thread::Builder::new().name("control".into()).spawn(control)?;
         let mut workers = Vec::with_capacity(count);
         for (id, commands) in receivers.into_iter().enumerate() {
@@ -328,12 +329,12 @@ fn exporter(
     Some((sender, (Exporter { endpoint, service, name, registry: Arc::clone(registry) }, queue)))
 }
 
-/// The control thread: admin port, log, flight recorder and health checks. Ends when the proxy is stopped.
+/// The control thread: admin port, log, flight recorder, health checks, and what tidies up. Ends when the proxy is stopped.
 fn control(
     listeners: Vec<TcpListener>,
     state: &Admin,
     (records, exporter): (access_log::Records, Option<Exporting>),
-    checked: watch::Receiver<Arc<[Checked]>>,
+    (checked, publisher): (watch::Receiver<Arc<[Checked]>>, Arc<Publisher>),
     mut stopped: mpsc::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -341,6 +342,7 @@ fn control(
         let log = tokio::spawn(records.tell());
         let spans = exporter.map(|(exporter, queue)| tokio::spawn(exporter.run(queue)));
         tokio::spawn(checker::run(checked));
+        tokio::spawn(async move { publisher.keep_tidy().await });
         for listener in listeners {
             tokio::spawn(admin::serve(listener, state.clone()));
         }

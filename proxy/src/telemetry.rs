@@ -1,6 +1,7 @@
 //! What is told about traffic: metrics, and a log line for each request that failed.
 
 pub mod access_log;
+pub mod exemplar;
 pub mod exposition;
 pub mod histogram;
 pub mod metrics;

@@ -114,6 +114,11 @@ impl Worker {
         })
     }
 
+    /// Lets go of a config that is not in force any more. A worker that has nothing to do would hold it for ever.
+    fn look_at_config(&self) {
+        self.snapshot.borrow_mut().load();
+    }
+
     /// Whether everything is to be forwarded without looking at it.
     pub fn transparent(&self) -> bool {
         self.snapshot.borrow_mut().load().transparent
@@ -177,7 +182,10 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                     Err(error) => tracing::error!(%error, "a listener could not be started"),
                 },
             },
-            _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                worker.pool.sweep(Instant::now());
+                worker.look_at_config();
+            }
             () = poll_fn(|cx| worker.pool.poll_watch(cx)) => {}
         }
     }

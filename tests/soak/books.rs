@@ -21,6 +21,7 @@ pub(crate) struct Rest {
     requests: f64,
     pending: f64,
     upstream: f64,
+    under_faults: f64,
 }
 
 impl Rest {
@@ -38,6 +39,7 @@ impl Rest {
             requests: in_use("requests"),
             pending: in_use("pending"),
             upstream: in_use("connections"),
+            under_faults: metrics.sum("firebreak_fault_active", &[]),
         })
     }
 
@@ -48,6 +50,7 @@ impl Rest {
             ("permits of requests", self.requests, before.requests),
             ("permits of pending requests", self.pending, before.pending),
             ("permits of connections", self.upstream, before.upstream),
+            ("requests under a fault", self.under_faults, before.under_faults),
         ];
         let held = held
             .iter()
@@ -67,10 +70,10 @@ impl Rest {
 
 impl fmt::Display for Rest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { memory_kib, files, connections, requests, pending, upstream } = self;
+        let Self { memory_kib, files, connections, requests, pending, upstream, under_faults } = self;
         write!(
             f,
-            "{:.1} MiB, {files} files, {connections} connections in, {upstream} out, {requests} requests, {pending} pending",
+            "{:.1} MiB, {files} files, {connections} connections in, {upstream} out, {requests} requests, {pending} pending, {under_faults} under faults",
             memory_kib / 1024.0
         )
     }

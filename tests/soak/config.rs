@@ -27,7 +27,7 @@ impl Service {
 
 /// No faults, and no endpoint but good ones.
 pub(crate) fn calm(world: &World) -> Value {
-    document(world, &world.peers.good, &policy(0), &json!([]))
+    document(world, &world.peers.good, &policy(0), &json!({"faults": []}))
 }
 
 /// The config of this second. Policies, faults and endpoints go round at different paces, so that all meet.
@@ -58,16 +58,16 @@ fn document(world: &World, endpoints: &[SocketAddr], policy: &Value, faults: &Va
     });
     let mut entries: Vec<_> = services.collect();
     entries.push(json!({"kind": "TrafficPolicy", "name": "soak/policy", "body": policy}));
-    let ends = "2100-01-01T00:00:00Z";
-    let faults = json!({"faults": faults, "seed": 7, "expiresAt": ends, "duration": "24h"});
+    let ends = json!({"seed": 7, "expiresAt": "2100-01-01T00:00:00Z", "duration": "24h"});
+    let faults = merged(faults.clone(), ends);
     entries.push(json!({"kind": "FaultSpec", "name": "soak/faults", "body": faults}));
     json!({"format": 1, "namespace": "soak", "entries": entries})
 }
 
 /// All clocks are short: what hangs is to end within the soak, often.
 fn policy(revision: u64) -> Value {
-    let mut policy = json!({"timeouts": {"connect": "200ms", "attempt": "300ms", "request": "1500ms", "idle": "1s"}});
-    let more = match revision % 5 {
+    let policy = json!({"timeouts": {"connect": "200ms", "attempt": "300ms", "request": "1500ms", "idle": "1s"}});
+    let more = match revision % 6 {
         0 => {
             json!({"retries": {"maxRetries": 2, "conditions": ["5xx", "connect-failure", "reset-before-response"], "methods": "All"}})
         }
@@ -84,20 +84,49 @@ fn policy(revision: u64) -> Value {
             "retries": {"maxRetries": 3, "backoff": {"base": "5ms", "max": "20ms"}},
             "loadBalancing": {"algorithm": "RoundRobin"},
         }),
+        4 => json!({
+            "hedge": {"after": "20ms", "maxExtraLoadPercent": 50},
+            "retries": {"maxRetries": 2, "conditions": ["5xx"], "methods": "All", "budget": {"percent": 100, "minPerSecond": 100}},
+            "circuitBreaker": {"tripOn": {"consecutiveFailures": 50}},
+        }),
         _ => json!({"rateLimit": {"requestsPerSecond": 200, "burst": 20}}),
     };
-    if let (Value::Object(policy), Value::Object(more)) = (&mut policy, more) {
-        policy.extend(more);
-    }
-    policy
+    // What is not in force now is observed, so that each protection is at work at all times.
+    let observed = json!({
+        "rateLimit": {"requestsPerSecond": 20, "burst": 5},
+        "bulkhead": {"maxRequests": 4, "maxPending": 4, "maxPendingTime": "100ms"},
+        "circuitBreaker": {"tripOn": {"consecutiveFailures": 5}, "openFor": {"initial": "200ms", "max": "500ms"}},
+        "timeouts": {"attempt": "100ms", "request": "500ms"},
+        "retries": {"maxRetries": 2, "conditions": ["5xx", "connect-failure"]},
+        "hedge": {"after": "10ms", "maxExtraLoadPercent": 20},
+        "outlierDetection": {"consecutiveFailures": 3},
+    });
+    merged(merged(policy, more), json!({"observe": observed}))
 }
 
+fn merged(mut one: Value, more: Value) -> Value {
+    if let (Value::Object(one), Value::Object(more)) = (&mut one, more) {
+        one.extend(more);
+    }
+    one
+}
+
+/// Each kind of fault, below and above the policy, with and without a bound on how many it hits at once.
 fn faults(revision: u64) -> Value {
-    match revision % 3 {
+    let faults = match revision % 5 {
         0 => {
             json!([{"delay": {"percent": 20, "min": "1ms", "max": "400ms"}}, {"abort": {"percent": 5, "httpStatus": 503}}])
         }
         1 => json!([{"abort": {"percent": 3, "reset": true}}, {"abort": {"percent": 3, "blackhole": true}}]),
-        _ => json!([{"abort": {"percent": 3, "refuse": true}}, {"abort": {"percent": 3, "grpcStatus": 14}}]),
-    }
+        2 => json!([{"abort": {"percent": 3, "refuse": true}}, {"abort": {"percent": 3, "grpcStatus": 14}}]),
+        3 => {
+            json!([{"truncate": {"percent": 5, "afterBytes": 3}}, {"throttle": {"percent": 20, "bytesPerSecond": 65536}}])
+        }
+        _ => json!([{"abort": {"percent": 3, "resetAfterHeaders": true}}, {"delay": {"percent": 50, "fixed": "30ms"}}]),
+    };
+    // Above the policy no clock ends what a blackhole has swallowed, and the last config of a load stays until all callers have ended.
+    let swallows = faults[1]["abort"]["blackhole"] == true;
+    let at = if revision % 4 == 3 && !swallows { "Request" } else { "Attempt" };
+    let bound = if revision % 3 == 2 { json!({"blastRadius": {"maxActive": 2}}) } else { json!({}) };
+    merged(json!({"faults": faults, "at": at}), bound)
 }

@@ -468,7 +468,7 @@ fn exposition() -> anyhow::Result<String> {
     fault.spared.store(1, Relaxed);
     let report = Publisher::new(&registry, BTreeMap::new(), Box::new(FromConfig)).publish(br#"{"format": 1}"#);
     ensure!(report.refused.is_none(), "{report:?}");
-    Ok(exposition::text(&Arc::clone(&registry))?)
+    Ok(exposition::text(&registry, false)?)
 }
 
 /// Names, types and labels of an exposition.

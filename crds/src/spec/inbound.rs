@@ -36,7 +36,7 @@ pub struct Concurrency {
     pub tolerance_percent: Option<u32>,
     /// Requests that may wait until one is over. Default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kube", schemars(range(max = 1_000_000)))]
+    #[cfg_attr(feature = "kube", schemars(range(max = 1_000)))]
     pub max_pending: Option<u32>,
     /// How long a request may wait. Default 100ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -121,9 +121,11 @@ impl Found {
     fn observed(&mut self, policy: &TrafficPolicySpec) {
         if policy.observes() {
             let nothing = "decides nothing that could be observed: it has no effect until mode is Enforce";
-            for (field, set) in
-                [("loadBalancing", policy.load_balancing.is_some()), ("healthCheck", policy.health_check.is_some())]
-            {
+            for (field, set) in [
+                ("loadBalancing", policy.load_balancing.is_some()),
+                ("healthCheck", policy.health_check.is_some()),
+                ("inbound", policy.inbound.is_some()),
+            ] {
                 if set {
                     self.add(field, nothing);
                 }

@@ -70,6 +70,6 @@ impl Attaches for Policy {
     }
 
     fn has_inbound(&self) -> bool {
-        self.spec.as_ref().is_ok_and(|spec| spec.inbound.is_some())
+        self.spec.as_ref().is_ok_and(|spec| spec.inbound.is_some() && !spec.observes())
     }
 }

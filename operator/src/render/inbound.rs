@@ -2,7 +2,7 @@
 //!
 //! A port of a Service has at most one policy here, the strongest of the Service's own namespace that is for everyone; one with
 //! `from` is for some callers, whom the callee's proxy cannot tell from others. As among callers the strongest holds whole: where
-//! it says nothing of `inbound`, nothing holds.
+//! it says nothing of `inbound`, nothing holds. A policy that is observed claims nothing here: an `inbound` of it has no effect.
 
 use firebreak_crds::wire::{Body, Inbound, InboundPort};
 
@@ -14,7 +14,9 @@ use crate::{
 
 /// The policies that may say something of the inbound side of Services in `namespace`.
 pub(super) fn policies<'w>(world: &'w World, namespace: &Namespace) -> Attached<'w, Policy> {
-    let own = |policy: &&Policy| policy.meta.key.namespace == namespace.key.name && policy.for_everyone();
+    let own = |policy: &&Policy| {
+        policy.meta.key.namespace == namespace.key.name && policy.for_everyone() && !policy.observes()
+    };
     Attached::to(namespace, world.policies.iter().filter(own))
 }
 

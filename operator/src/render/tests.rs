@@ -321,6 +321,12 @@ fn beside_the_callee_the_strongest_policy_for_everyone_holds_whole() {
     assert_eq!(of(vec![policy("shop/some", 2, some)]), Some(json!("shop/whole")), "whom it is for is not known here");
     assert_eq!(of(vec![policy("shop/own", 2, limit(on_a()))]), Some(json!("shop/own")));
     assert_eq!(of(vec![policy("shop/own", 2, on_a())]), None, "nothing is merged");
+    // What is observed limits nothing, and takes nothing from what is in force.
+    let mut observed = limit(on_a());
+    observed["mode"] = json!("Observe");
+    let alone = world([namespace("shop", &[]), behind_a(&json!(8080)), policy("shop/seen", 1, observed.clone())]);
+    assert_eq!(inbound_of(&render(&alone, "shop", &options(noon()))), None);
+    assert_eq!(of(vec![policy("shop/seen", 0, observed)]), Some(json!("shop/whole")));
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub struct Carried {
 #[derive(Debug)]
 struct State {
     id: u32,
+    /// Whether the config in force names it.
+    named: bool,
     gate: Arc<Gate>,
     extra: Extra,
     breaker: Option<Arc<Breaker>>,
@@ -143,16 +145,20 @@ impl Carried {
     /// come back; no limit holds for it.
     fn let_go(&mut self, kept: &mut HashMap<Key, State>) {
         for (key, mut state) in self.callees.drain() {
+            state.named = false;
             state.endpoints.values_mut().for_each(|endpoint| endpoint.health = None);
             state.gate.set(bulkhead::Limits::NONE);
             state.gate.wake();
-            if state.gate.in_use() {
+            if state.stays() {
                 kept.insert(key, state);
-            } else {
-                state.metrics.watch_gate(None);
-                state.metrics.watch_breakers(Breakers::default());
             }
         }
+    }
+
+    /// Lets go of callees that were still in use when they were last named, and of counts that nobody adds to.
+    pub fn tidy(&mut self, now: Instant) {
+        self.callees.retain(|_, state| state.stays());
+        self.registry.expire(now);
     }
 
     fn callee(
@@ -171,6 +177,7 @@ impl Carried {
             policy.and_then(|(_, (_, policy))| policy.bulkhead.as_ref()).map_or(bulkhead::Limits::NONE, Into::into);
         let key = (Box::from(name), port.port);
         let mut state = self.callees.remove(&key).unwrap_or_else(|| self.new_state(name, port.port));
+        state.named = true;
         state.gate.set(limits);
         state.gate.wake();
         let endpoints = self.source.endpoints(name, port);
@@ -205,6 +212,7 @@ impl Carried {
         metrics.watch_gate(Some(Arc::clone(&gate)));
         State {
             id,
+            named: true,
             gate,
             extra: Extra::default(),
             breaker: None,
@@ -241,6 +249,19 @@ impl Carried {
 }
 
 impl State {
+    /// Whether its history goes on. What is shown of it ends with it.
+    fn stays(&self) -> bool {
+        let stays = self.named || self.gate.in_use();
+        if !stays {
+            if let Some(shadow) = &self.shadow {
+                shadow.line.lock().clear();
+            }
+            self.metrics.watch_gate(None);
+            self.metrics.watch_breakers(Breakers::default());
+        }
+        stays
+    }
+
     /// Puts breakers in force, or takes them away: the callee's own, and one for each endpoint. What is known of an endpoint
     /// is kept as long as it is there.
     fn endpoints(

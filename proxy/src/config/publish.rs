@@ -3,7 +3,7 @@
 //! A document that cannot be read changes nothing. An entry that cannot be read keeps its last good form. Either way it
 //! shows: in the report, in the metrics and on the admin port.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use firebreak_crds::{
@@ -13,7 +13,10 @@ use firebreak_crds::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use super::{compile::Carried, endpoints::EndpointSource};
 use crate::{
@@ -21,6 +24,9 @@ use crate::{
     telemetry::metrics::{ConfigMetrics, Registry},
     upstream::checker::Checked,
 };
+
+/// How often it is looked for what has left the config and is over.
+const TIDY: Duration = Duration::from_mins(1);
 
 /// Holds what is in force and takes what is new.
 #[derive(Debug)]
@@ -117,6 +123,20 @@ impl Publisher {
             state.labels = labels;
             self.swap(&mut state);
         }
+    }
+
+    /// Forgets what has left the config and is over. Never ends.
+    pub async fn keep_tidy(&self) {
+        let mut ticks = interval(TIDY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let now = ticks.tick().await;
+            self.tidy(now);
+        }
+    }
+
+    fn tidy(&self, now: Instant) {
+        self.state.lock().carried.tidy(now);
     }
 
     fn apply(&self, state: &mut State, decoded: Decoded, revision: String) {

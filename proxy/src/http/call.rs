@@ -36,6 +36,7 @@ use crate::{
     snapshot::{Admitted, Callee},
     telemetry::{
         access_log::{self, Record, millis},
+        exemplar::{self, Exemplar, Name},
         metrics::Direction,
         trace::Trace,
     },
@@ -254,14 +255,29 @@ impl Call {
             admitted.ended(outcome, Instant::now());
         }
         let shard = self.callee.metrics.shard(self.link.worker.id);
-        shard.request(fate, self.status, self.started.elapsed());
+        let took = self.started.elapsed();
+        shard.request(fate, self.status, took);
         if let Some(reason) = reason {
             shard.failure(reason, self.domain(reason));
             self.tell_origin(reason);
         }
+        if reason.is_some() || self.trace.is_some() {
+            self.exemplify(took, reason);
+        }
         let slowed = reason.is_none() && (self.attempts() > 1 || self.tries.get_mut().delayed() || self.is_throttled());
         if reason.is_some() || slowed || self.trace.is_some() {
             self.record(fate, reason, slowed);
+        }
+    }
+
+    /// Makes it an example of the numbers that it is in, if it can be looked up.
+    fn exemplify(&self, took: Duration, reason: Option<Reason>) {
+        let trace = self.trace.as_ref().map(|trace| Name::Trace(trace.id));
+        let named = trace.or_else(|| self.ids[0].as_ref().and_then(exemplar::Id::of).map(Name::Request));
+        if let Some(name) = named {
+            let failure = reason.map(|reason| (reason, self.domain(reason)));
+            let example = Exemplar { name, took, at: Timestamp::now() };
+            self.callee.metrics.shard(self.link.worker.id).exemplify(example, failure);
         }
     }
 

@@ -24,15 +24,19 @@ impl Call {
         Ok(())
     }
 
-    /// The application has answered. How long it took says how much it has to do, unless it failed.
+    /// The application has answered, and has its work behind it: what is still under way may be a stream that is open for days, or
+    /// wait for a caller that reads slowly. How long it took says how much it has to do, unless it failed.
     pub fn measure(&mut self, answer: &Answer) {
-        let grpc = self.grpc_status(answer);
-        let Some(place) = &mut self.place else { return };
-        let status = answer.response.status();
-        match (reply::is_failure(status, grpc), status) {
-            (true, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) => place.overloaded(Instant::now()),
-            (true, _) => place.failed(),
-            (false, _) => place.answered(Instant::now()),
+        let Some(mut place) = self.place.take() else { return };
+        let (status, grpc) = (answer.response.status(), self.grpc_status(answer));
+        let is_others = || self.entered.as_ref().is_some_and(|entered| entered.dependency().is_some());
+        if is_overload(status, grpc) && !is_others() {
+            place.overloaded(Instant::now());
+        } else if reply::is_failure(status, grpc) || status.is_client_error() {
+            // An error is soon made, and one that another caused says nothing of this application.
+            place.failed();
+        } else {
+            place.answered(Instant::now());
         }
     }
 
@@ -45,4 +49,10 @@ impl Call {
             _ => {}
         }
     }
+}
+
+/// Whether an application says that it is overloaded, or that its time was up: 503 and 504, gRPC's `DEADLINE_EXCEEDED`,
+/// `RESOURCE_EXHAUSTED` and `UNAVAILABLE`.
+fn is_overload(status: StatusCode, grpc: Option<u8>) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) || matches!(grpc, Some(4 | 8 | 14))
 }

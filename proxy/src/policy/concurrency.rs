@@ -74,7 +74,7 @@ type Waiter = oneshot::Sender<Result<Permit, Refused>>;
 #[derive(Debug)]
 struct Permit(Arc<Limit>);
 
-/// A request that the application works on, or that it has answered and whose answer is under way.
+/// A request that the application works on.
 #[derive(Debug)]
 pub struct Place {
     permit: Permit,
@@ -251,7 +251,7 @@ impl Limit {
     }
 
     fn measure(self: &Arc<Self>, took: Duration, now: Instant) {
-        // Ten days are as good as anything that is longer.
+        // An hour is as good as anything that is longer.
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(MICROS >> 8);
         let before = self.measured.fetch_add(ONE | micros, SeqCst);
         self.close(before / ONE + 1 >= REQUESTS, now);

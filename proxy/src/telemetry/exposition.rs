@@ -1,5 +1,7 @@
 //! The metrics as text, in the OpenMetrics format that Prometheus reads.
 
+mod exemplified;
+
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -7,15 +9,15 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
+    encoding::{
+        DescriptorEncoder, MetricEncoder, NoLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::MetricType,
 };
 use tokio::time::Instant;
 
-use super::{
-    histogram::BOUNDS,
-    metrics::{BLAMED, CODES, CalleeMetrics, FAULT_KINDS, Registry},
-};
+use super::metrics::{CODES, CalleeMetrics, FAULT_KINDS, Registry};
 use crate::{
     policy::{
         balance::{UNHEALTHY, WARMING},
@@ -23,18 +25,26 @@ use crate::{
         concurrency::{self, Usage},
         hedge::REFUSED,
     },
-    verdict::{ATTEMPT_OUTCOMES, FATES, REASONS},
+    verdict::{ATTEMPT_OUTCOMES, FATES},
 };
+
+/// What a reader that knows examples names in `Accept`.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text";
 
 /// `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics as text.
-pub fn text(registry: &Arc<Registry>) -> Result<String, fmt::Error> {
+/// All metrics as text, `with_exemplars` for a reader that asks for OpenMetrics and so knows what they are.
+///
+/// # Errors
+/// When something does not let itself be written as text.
+pub fn text(registry: &Arc<Registry>, with_exemplars: bool) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(16 * 1024);
     let mut exposition = prometheus_client::registry::Registry::with_prefix("firebreak");
     exposition.register_collector(Box::new(Exposed(Arc::clone(registry))));
-    encode(&mut text, &exposition)?;
+    encode_registry(&mut text, &exposition)?;
+    exemplified::write(&mut text, &registry.callees(), with_exemplars)?;
+    encode_eof(&mut text)?;
     Ok(text)
 }
 
@@ -91,29 +101,6 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
                 let labels = labels(callee, &[("fate", fate.name()), ("code", code)]);
                 count(&mut metric, &labels, callee.requests(fate, class))?;
             }
-        }
-    }
-    let help = "Requests that failed, by reason and by whose problem it is";
-    let mut metric = encoder.encode_descriptor("failures", help, None, MetricType::Counter)?;
-    for callee in callees {
-        for (reason, (blamed, domain)) in
-            REASONS.iter().flat_map(|it| BLAMED.iter().enumerate().map(move |by| (*it, by)))
-        {
-            let domain = domain.unwrap_or_else(|| reason.domain());
-            let labels = labels(callee, &[("reason", reason.name()), ("fault_domain", domain.name())]);
-            count(&mut metric, &labels, callee.failures(reason, blamed))?;
-        }
-    }
-    let help = "Time from a request's first byte to its response's last";
-    let mut metric = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
-    for callee in callees {
-        let merged = callee.durations();
-        if merged.count() > 0 {
-            let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-            let buckets: Vec<_> = bounds.zip(merged.buckets).collect();
-            let seconds = std::time::Duration::from_micros(merged.micros).as_secs_f64();
-            let labels = labels(callee, &[]);
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, merged.count(), &buckets, None)?;
         }
     }
     Ok(())

@@ -33,11 +33,23 @@ pub struct Merged {
 impl Histogram {
     /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = MICROS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
-        self.buckets[bucket].increment();
+        let micros = micros_of(duration);
+        self.buckets[bucket(micros)].increment();
         self.micros.add(micros);
     }
+}
+
+/// The place of the bucket that a duration falls into.
+pub fn bucket_of(duration: Duration) -> usize {
+    bucket(micros_of(duration))
+}
+
+fn bucket(micros: u64) -> usize {
+    MICROS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len())
+}
+
+fn micros_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Merged {

@@ -15,8 +15,12 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::histogram::{Histogram, Merged};
+use super::{
+    exemplar::{Exemplar, Exemplars, Kept},
+    histogram::{Histogram, Merged},
+};
 use crate::{
     config::publish::Report,
     net::connections::Connections,
@@ -114,6 +118,7 @@ pub struct Shard {
     failures: Failures,
     /// Duration of whole requests.
     pub duration: Histogram,
+    exemplars: Kept,
     /// Retries that the budget did not allow.
     pub retries_refused: Counter,
     /// Retries that the callee did not want, or not before a time that there was not.
@@ -176,12 +181,39 @@ pub struct ConfigMetrics {
 /// Direction, Service, and port where one is known.
 type CalleeKey = (Direction, Box<str>, Option<u16>);
 
+/// How long counts stay that nobody can add to any more: their callee or fault has left the config, and nothing of it is under way.
+/// A scrape every few minutes still sees the last of them, and what comes back within that time goes on counting.
+pub const KEPT: Duration = Duration::from_mins(15);
+
+/// Counts, and since when only the registry holds them.
+#[derive(Debug)]
+struct Counted<T> {
+    counts: Arc<T>,
+    alone_since: Option<Instant>,
+}
+
+impl<T> From<T> for Counted<T> {
+    fn from(counts: T) -> Self {
+        Self { counts: Arc::new(counts), alone_since: None }
+    }
+}
+
+impl<T> Counted<T> {
+    fn stays(&mut self, now: Instant) -> bool {
+        if Arc::strong_count(&self.counts) > 1 {
+            self.alone_since = None;
+            return true;
+        }
+        now.saturating_duration_since(*self.alone_since.get_or_insert(now)) < KEPT
+    }
+}
+
 /// All that is counted.
 #[derive(Debug)]
 pub struct Registry {
     workers: usize,
-    callees: Mutex<BTreeMap<CalleeKey, Arc<CalleeMetrics>>>,
-    faults: Mutex<BTreeMap<Box<str>, Arc<FaultMetrics>>>,
+    callees: Mutex<BTreeMap<CalleeKey, Counted<CalleeMetrics>>>,
+    faults: Mutex<BTreeMap<Box<str>, Counted<FaultMetrics>>>,
     config: Arc<ConfigMetrics>,
     /// The callers' connections.
     pub connections: Connections,
@@ -249,9 +281,18 @@ impl Shard {
 
     /// Counts the reason of a request that failed, and whose problem it is.
     pub fn failure(&self, reason: Reason, domain: Domain) {
-        let blamed = BLAMED.iter().position(|blamed| *blamed == Some(domain)).unwrap_or_default();
-        self.failures.0[reason as usize][blamed].increment();
+        self.failures.0[reason as usize][blamed(domain)].increment();
     }
+
+    /// Makes a request that is counted the example of its duration, and of its failure if it failed.
+    pub fn exemplify(&self, exemplar: Exemplar, failure: Option<(Reason, Domain)>) {
+        self.exemplars.put(exemplar, failure.map(|(reason, domain)| (reason as usize, blamed(domain))));
+    }
+}
+
+/// The place in [`BLAMED`] of a failure in this domain.
+fn blamed(domain: Domain) -> usize {
+    BLAMED.iter().position(|blamed| *blamed == Some(domain)).unwrap_or_default()
 }
 
 impl CalleeMetrics {
@@ -321,6 +362,11 @@ impl CalleeMetrics {
         self.shards.iter().fold(Merged::default(), |merged, shard| merged.and(&shard.duration))
     }
 
+    /// The last examples, of all workers.
+    pub fn exemplars(&self) -> Exemplars {
+        self.shards.iter().fold(Exemplars::default(), |merged, shard| merged.and(&shard.exemplars))
+    }
+
     /// Any sum over the workers.
     pub fn sum(&self, count: impl Fn(&Shard) -> u64) -> u64 {
         self.shards.iter().map(count).sum()
@@ -372,8 +418,8 @@ impl Registry {
     /// The counts of a callee; the same as before if it was known.
     pub fn callee(&self, direction: Direction, service: &str, port: Option<u16>) -> Arc<CalleeMetrics> {
         let mut callees = self.callees.lock();
-        let metrics = callees.entry((direction, service.into(), port)).or_insert_with(|| {
-            Arc::new(CalleeMetrics {
+        let counted = callees.entry((direction, service.into(), port)).or_insert_with(|| {
+            Counted::from(CalleeMetrics {
                 direction,
                 service: service.into(),
                 port: port.map_or_else(|| "any".into(), |port| port.to_string().into()),
@@ -388,12 +434,20 @@ impl Registry {
                 keep_alive: KeepAlive::default(),
             })
         });
-        Arc::clone(metrics)
+        Arc::clone(&counted.counts)
     }
 
     /// The counts of a FaultSpec; the same as before if it was known.
     pub fn fault(&self, name: &str) -> Arc<FaultMetrics> {
-        Arc::clone(self.faults.lock().entry(name.into()).or_default())
+        let mut faults = self.faults.lock();
+        let counted = faults.entry(name.into()).or_insert_with(|| Counted::from(FaultMetrics::default()));
+        Arc::clone(&counted.counts)
+    }
+
+    /// Forgets the counts that nobody can add to any more, when they have been so for [`KEPT`].
+    pub fn expire(&self, now: Instant) {
+        self.callees.lock().retain(|_, counted| counted.stays(now));
+        self.faults.lock().retain(|_, counted| counted.stays(now));
     }
 
     /// The counts of the config.
@@ -403,11 +457,11 @@ impl Registry {
 
     /// Everything about callees, in a fixed order.
     pub fn callees(&self) -> Vec<Arc<CalleeMetrics>> {
-        self.callees.lock().values().cloned().collect()
+        self.callees.lock().values().map(|counted| Arc::clone(&counted.counts)).collect()
     }
 
     /// Everything about faults, in a fixed order.
     pub fn faults(&self) -> Vec<(Box<str>, Arc<FaultMetrics>)> {
-        self.faults.lock().iter().map(|(name, metrics)| (name.clone(), Arc::clone(metrics))).collect()
+        self.faults.lock().iter().map(|(name, counted)| (name.clone(), Arc::clone(&counted.counts))).collect()
     }
 }

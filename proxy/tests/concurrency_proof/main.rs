@@ -10,7 +10,7 @@ mod world;
 
 use std::time::Duration;
 
-use crate::world::{CAPACITY, Load, Report, Run, run};
+use crate::world::{Load, Report, Run, run};
 
 const SEEDS: [u64; 3] = [1, 2, 3];
 const LIGHT: Load = Load { of_capacity: 0.5, deadline: None };
@@ -31,6 +31,8 @@ fn seconds(seconds: u64) -> Duration {
 fn quiet(seed: u64) -> Run {
     Run {
         name: "half of what it can do",
+        servers: 16,
+        mixed: false,
         loads: vec![LIGHT],
         begins: seconds(10),
         lasts: seconds(20),
@@ -52,7 +54,7 @@ fn under_three_times_too_much_who_is_let_in_is_answered_soon_and_nothing_is_wast
         let (with, without) = (overload(true), overload(false));
         println!("{baseline}\n{with}\n{without}");
         assert!(with.p99 <= baseline.p99 * 2, "{with}");
-        assert!(with.answered_per_second >= CAPACITY * 0.9, "{with}");
+        assert!(with.answered_per_second >= quiet(seed).capacity() * 0.9, "{with}");
         assert!(without.p99 > baseline.p99 * 20, "{without}");
     }
 }
@@ -86,7 +88,7 @@ fn deadlines_that_fit_alone_are_met_while_the_rest_is_too_much() {
     };
     for report in each(mixed) {
         assert!(report.met >= 0.99, "{report}");
-        assert!(report.answered_per_second >= CAPACITY * 0.9, "{report}");
+        assert!(report.answered_per_second >= quiet(1).capacity() * 0.9, "{report}");
     }
 }
 
@@ -107,6 +109,34 @@ fn an_application_that_is_slower_for_good_is_not_choked() {
         };
         for report in each(deployed) {
             assert!(report.refused * 1_000 <= report.came, "{report}");
+        }
+    }
+}
+
+#[test]
+fn an_application_that_has_just_begun_is_not_refused_what_it_can_do() {
+    for (servers, mixed) in [(4, false), (16, false), (100, false), (400, false), (16, true), (100, true)] {
+        let cold = |seed| {
+            let loads = vec![Load { of_capacity: 0.8, deadline: None }];
+            let name = if mixed { "from the start, some take long" } else { "from the start" };
+            Run { name, servers, mixed, loads, begins: seconds(0), lasts: seconds(20), ..quiet(seed) }
+        };
+        for report in each(cold) {
+            assert!(report.refused * 20 <= report.came, "{report}");
+        }
+    }
+}
+
+#[test]
+fn a_load_that_grows_within_what_it_can_do_is_not_refused() {
+    for servers in [16, 100, 400] {
+        let step = |seed| {
+            let loads = vec![Load { of_capacity: 0.2, deadline: None }, Load { of_capacity: 0.6, deadline: None }];
+            let name = "four times as much at once";
+            Run { name, servers, loads, begins: seconds(10), lasts: seconds(20), ..quiet(seed) }
+        };
+        for report in each(step) {
+            assert!(report.refused * 50 <= report.came, "{report}");
         }
     }
 }

@@ -10,12 +10,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// How many requests the application works on at once; more than these wait in it.
-const SERVERS: usize = 16;
 /// What a request takes on average; the times are exponential.
 const SERVICE: Duration = Duration::from_millis(100);
-/// What it can do, in requests a second.
-pub(crate) const CAPACITY: f64 = 160.0;
 
 /// Requests that come as a Poisson process, whether or not those before them were answered.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +26,10 @@ pub(crate) struct Load {
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) name: &'static str,
+    /// How many requests the application works on at once; more than these wait in it.
+    pub(crate) servers: u32,
+    /// One of twenty requests takes twenty times as long as the others.
+    pub(crate) mixed: bool,
     pub(crate) loads: Vec<Load>,
     /// What is counted begins then, and lasts so long.
     pub(crate) begins: Duration,
@@ -37,6 +37,13 @@ pub(crate) struct Run {
     pub(crate) slower: f64,
     pub(crate) seed: u64,
     pub(crate) limited: bool,
+}
+
+impl Run {
+    /// What the application can do, in requests a second.
+    pub(crate) fn capacity(&self) -> f64 {
+        f64::from(self.servers) / SERVICE.as_secs_f64()
+    }
 }
 
 /// What came of it.
@@ -85,7 +92,7 @@ pub(crate) fn run(run: Run) -> Report {
         let world = Rc::new(World {
             began: Instant::now(),
             limit: Limit::new(Concurrency::default(), Instant::now()),
-            servers: Semaphore::new(SERVERS),
+            servers: Semaphore::new(run.servers as usize),
             random: RefCell::new(fastrand::Rng::with_seed(run.seed)),
             books: RefCell::default(),
             run,
@@ -112,10 +119,21 @@ impl World {
         -(1.0 - self.random.borrow_mut().f64()).ln()
     }
 
+    /// How long this request takes, of the average.
+    fn share(&self) -> f64 {
+        if !self.run.mixed {
+            1.0
+        } else if self.random.borrow_mut().u8(..20) == 0 {
+            20.0 / 1.95
+        } else {
+            1.0 / 1.95
+        }
+    }
+
     async fn callers(self: Rc<Self>, load: Load, begins: Instant) {
         let mut next = begins;
         loop {
-            next += Duration::from_secs_f64(self.exponential() / (load.of_capacity * CAPACITY));
+            next += Duration::from_secs_f64(self.exponential() / (load.of_capacity * self.run.capacity()));
             sleep_until(next).await;
             spawn_local(Rc::clone(&self).request(load));
         }
@@ -140,7 +158,7 @@ impl World {
         };
         let server = self.servers.acquire().await.unwrap();
         let slower = if self.began + CHANGES <= came { self.run.slower } else { 1.0 };
-        sleep(SERVICE.mul_f64(self.exponential() * slower)).await;
+        sleep(SERVICE.mul_f64(self.exponential() * slower * self.share())).await;
         drop(server);
         let now = Instant::now();
         if let Some(place) = &mut place {

@@ -89,6 +89,20 @@ async fn what_is_too_much_is_refused_and_says_so_to_both_proxies() {
 }
 
 #[tokio::test]
+async fn answers_that_take_long_hold_no_place() {
+    let application = Callee::dripping(b"drop", Duration::from_mins(1)).await;
+    let beside = limited(&application, json!({"max": 1, "maxPending": 0}));
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        let mut sender = super::support::connect_h1(beside.address).await;
+        let request = Request::get("/").header("host", "a").body(Body::default()).unwrap();
+        open.push((sender.send_request(request).await.unwrap(), sender));
+    }
+    assert!(open.iter().all(|(answer, _)| answer.status() == 200), "each has its head, and none its body");
+    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 0\n")).await;
+}
+
+#[tokio::test]
 async fn a_refusal_is_retried_elsewhere_as_what_was_never_sent() {
     let allowed = semaphore();
     let application = on_command(allowed).await;

@@ -257,7 +257,13 @@ impl Mesh {
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        let request = Request::get("/metrics").header("host", "admin").body(Body::default()).unwrap();
+        self.metrics_as("*/*").await
+    }
+
+    /// What a scraper gets that accepts this.
+    pub(crate) async fn metrics_as(&self, accept: &str) -> String {
+        let request = Request::get("/metrics").header("host", "admin").header("accept", accept);
+        let request = request.body(Body::default()).unwrap();
         let seen = call(self.proxy.admin()[0], request).await.unwrap();
         String::from_utf8(seen.body.into()).unwrap()
     }

@@ -135,6 +135,39 @@ async fn a_second_try_beside_a_slow_one_is_a_span_too() {
 }
 
 #[tokio::test]
+async fn a_number_names_the_last_request_that_can_be_looked_up() {
+    const ACCEPT: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let (collector, _takes) = collector(&[200]).await;
+    let callee = Callee::answering(&[200, 503, 200]).await;
+    let settings = traced(&format!("http://{}", collector.address), 0.0);
+    let mesh = Mesh::set(settings, &[callee.address], json!({"protocol": "Http"}), &[("TrafficPolicy", json!({}))]);
+    let examples = async || -> Vec<String> {
+        let text = mesh.metrics_as(ACCEPT).await;
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        text.lines().filter(|line| line.contains(" # {")).map(ToOwned::to_owned).collect()
+    };
+    mesh.send(Request::get("/").header("x-request-id", "well")).await;
+    mesh.fates(1).await;
+    assert!(examples().await.is_empty(), "what succeeds and is not sampled cannot be looked up");
+
+    mesh.send(Request::get("/").header("x-request-id", "a\\quote\"d")).await;
+    mesh.fates(2).await;
+    let failed = examples().await;
+    let id = " # {request_id=\"a\\\\quote\\\"d\"} ";
+    assert!(failed.len() == 2 && failed.iter().all(|line| line.contains(id)), "{failed:#?}");
+    assert!(failed[0].starts_with("firebreak_failures_total{") && failed[0].contains(&format!("{id}1.0 ")));
+    assert!(failed[1].starts_with("firebreak_request_duration_seconds_bucket{"), "{failed:#?}");
+
+    mesh.send(Request::get("/").header("traceparent", W3C)).await;
+    mesh.fates(3).await;
+    let id = format!(" # {{trace_id=\"{}\"}} ", &W3C[3..35]);
+    let sampled = examples().await;
+    let of_trace: Vec<_> = sampled.iter().filter(|line| line.contains(&id)).collect();
+    assert!(of_trace.len() == 1 && of_trace[0].contains("_bucket{"), "it did not fail: {sampled:#?}");
+    assert!(!mesh.metrics().await.contains(" # {"), "who does not ask for OpenMetrics may not know what it is");
+}
+
+#[tokio::test]
 async fn b3_goes_on_as_b3_and_what_is_not_sampled_as_it_came() {
     let (collector, _takes) = collector(&[200]).await;
     let (callee, mut told) = flaky().await;

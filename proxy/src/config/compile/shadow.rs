@@ -38,6 +38,9 @@ impl State {
         let before = self.shadow.take();
         let (counts, list) = (&self.metrics.observed, list.unwrap_or_default());
         self.shadow = policy.map(|policy| Arc::new(follow(policy, list, before.as_deref(), counts, now)));
+        if let (None, Some(before)) = (&self.shadow, before) {
+            before.line.lock().clear();
+        }
     }
 }
 

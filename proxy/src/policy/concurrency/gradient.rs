@@ -1,10 +1,12 @@
 //! How large the limit is: by how long requests take now, compared with how long they take when nothing waits.
 //!
-//! The idea is Netflix's gradient of two averages, with three rules of our own where it is known to fail:
+//! The idea is Netflix's gradient of two averages, with four rules of our own where it is known to fail:
 //!
 //! * The long average may hardly rise while the limit is used, and not at all while it keeps many out. Under overload requests take longer
 //!   because of the limit itself, and an average that followed would let the limit, and the time, grow without end. Nor does the
 //!   limit shrink while it keeps hardly anybody out: it cannot be what makes requests slow then.
+//! * A limit that keeps many out although requests take no longer than usual is too small, and grows by a quarter in a window; one of
+//!   which nothing is known yet, or that failures have lowered, doubles.
 //! * Nothing is measured by shrinking the limit on purpose (Envoy does, and refuses healthy traffic meanwhile: envoyproxy/envoy#8337).
 //! * Where the limit has shrunk far and requests take as long as before, it is not the queue that makes them slow: a deploy has, or
 //!   what the application calls. What they take now is then what they take, and the limit grows again.
@@ -48,6 +50,16 @@ const MANY: u32 = 10;
 const DOWN: f64 = 0.1;
 const UP: f64 = 0.01;
 const UP_AT_EASE: f64 = 0.05;
+/// How it follows, both ways, in the first windows: the first answers are the quick ones.
+const FIRST: f64 = 0.3;
+const FIRST_WINDOWS: u32 = 10;
+/// Chance alone makes windows so much shorter; where the limit keeps many out, and the average does not rise, that must not lower it.
+const CHANCE: f64 = 0.7;
+/// Requests take no longer than usual: up to so many times.
+const USUAL: f64 = 1.15;
+/// By how much the limit grows then in a window where it keeps many out; and where it is eager.
+const MORE: f64 = 1.25;
+const EAGER: f64 = 2.0;
 /// The limit shrinks to this part in one window at most.
 const LEAST: f64 = 0.5;
 /// Shrunk to this part of what it was, the limit is asked whether that has helped, which it has where requests take less than this part
@@ -62,6 +74,10 @@ pub struct Gradient {
     limit: f64,
     /// Seconds that a request takes when nothing waits, once that is known.
     long: Option<f64>,
+    /// Windows of which it has learned that.
+    windows: u32,
+    /// Nothing has shown yet that the limit is large enough.
+    eager: bool,
     /// The limit when it began to shrink, and the seconds that a request took then.
     shrinking: Option<(f64, f64)>,
 }
@@ -69,7 +85,14 @@ pub struct Gradient {
 impl Gradient {
     /// Nothing is known yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, limit: bounds.initial.clamp(bounds.min, bounds.max), long: None, shrinking: None }
+        Self {
+            bounds,
+            limit: bounds.initial.clamp(bounds.min, bounds.max),
+            long: None,
+            windows: 0,
+            eager: true,
+            shrinking: None,
+        }
     }
 
     /// The limit.
@@ -96,6 +119,7 @@ impl Gradient {
         if window.dropped > 0 && is_used {
             let share = f64::from(window.dropped) / f64::from(window.dropped.saturating_add(window.measured));
             self.limit *= 1.0 - share / 2.0;
+            self.eager = true;
         }
         self.limit = self.limit.clamp(self.bounds.min, self.bounds.max);
         self.limit
@@ -103,7 +127,10 @@ impl Gradient {
 
     fn follow(&mut self, short: f64, is_full: bool, is_used: bool) -> f64 {
         let long = self.long.unwrap_or(short);
+        self.windows = self.windows.saturating_add(1);
         let weight = match (short < long, is_full, is_used) {
+            _ if self.windows <= FIRST_WINDOWS => FIRST,
+            (true, true, _) if short > long * CHANCE => 0.0,
             (true, ..) => DOWN,
             (false, true, _) => 0.0,
             (false, false, true) => UP,
@@ -116,7 +143,10 @@ impl Gradient {
     fn step(&mut self, gradient: f64, short: f64, is_full: bool, is_used: bool) {
         if gradient >= 1.0 {
             self.shrinking = None;
-            if is_used {
+            let is_usual = gradient * USUAL >= self.bounds.tolerance;
+            if is_full && is_usual {
+                self.limit *= if self.eager { EAGER } else { MORE };
+            } else if is_used {
                 // Slower the nearer it comes, so that it does not overshoot.
                 let room = ((gradient - 1.0) / (self.bounds.tolerance - 1.0)).min(1.0);
                 self.limit += self.limit.sqrt() / 2.0 * room;
@@ -127,6 +157,8 @@ impl Gradient {
             // It keeps hardly anybody out, so it is not what makes them slow, and shrinking it would only refuse those who come next.
             return;
         }
+        self.eager = false;
+        self.windows = FIRST_WINDOWS;
         let (from, took) = *self.shrinking.get_or_insert((self.limit, short));
         // Where it may not shrink any further, that is far too.
         if self.limit <= (from * FAR).max(self.bounds.min) {
@@ -176,7 +208,9 @@ mod tests {
         // Eight at once, 10 ms each; what is more waits inside.
         let takes = |limit: f64| 10.0 * (limit / 8.0).max(1.0);
         let mut gradient = Gradient::new(BOUNDS);
-        gradient.closed(window(10, 5));
+        for _ in 0..FIRST_WINDOWS {
+            gradient.closed(window(10, 5));
+        }
         for round in 0..10_000 {
             let limit = gradient.limit().floor();
             let took = Duration::from_secs_f64(takes(limit) / 1e3 * 100.0);

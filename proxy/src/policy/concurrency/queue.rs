@@ -74,9 +74,17 @@ impl<T> Queue<T> {
     }
 }
 
+/// A deadline is far off that is more than so many times away as requests take now, and this.
+const FAR_OFF: u32 = 10;
+const AT_LEAST: Duration = Duration::from_secs(5);
+
 impl<T> Waiting<T> {
     fn rank(&self, now: Instant, takes: Duration) -> Rank {
         match self.deadline {
+            // One that is far off says no more than none, and would go before those for ever.
+            Some(deadline) if deadline > now + takes * FAR_OFF + AT_LEAST => {
+                Rank::None { newest: std::cmp::Reverse(self.ticket) }
+            }
             Some(deadline) if now + takes <= deadline => Rank::CanBeMet(deadline),
             Some(deadline) => Rank::Late(std::cmp::Reverse(deadline)),
             None => Rank::None { newest: std::cmp::Reverse(self.ticket) },
