@@ -11,6 +11,7 @@ mod hedge;
 pub mod lineage;
 mod observe;
 pub mod pipeline;
+pub mod present;
 pub mod reply;
 pub mod reply_body;
 pub mod send_body;

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod args;
 pub mod boot;
+pub mod clock;
 pub mod config;
 pub mod h1;
 pub mod http;
@@ -24,6 +25,7 @@ mod sync;
 pub mod telemetry;
 pub mod upstream;
 pub mod verdict;
+pub mod woken;
 pub mod worker;
 
 pub use crate::{

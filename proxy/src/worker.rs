@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    http::lineage::Lineage,
+    clock,
+    http::{deadline::LastTold, lineage::Lineage},
     net::{
         accept::{self, Kind},
         connections::Connections,
@@ -86,6 +87,8 @@ pub struct Worker {
     pub common: Arc<Common>,
     /// Open connections to callees.
     pub pool: Pool,
+    /// What callees were told last of the time that is left.
+    pub last_told: LastTold,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
 }
 
@@ -99,7 +102,7 @@ where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        spawn_local(future);
+        spawn_local(clock::steady(future));
     }
 }
 
@@ -155,7 +158,7 @@ impl Worker {
 pub fn run(id: usize, common: Arc<Common>, commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let snapshot = RefCell::new(Cache::new(Arc::clone(&common.snapshot)));
-    let worker = Rc::new(Worker { id, common, pool: Pool::default(), snapshot });
+    let worker = Rc::new(Worker { id, common, pool: Pool::default(), last_told: LastTold::default(), snapshot });
     runtime.block_on(serve(worker, commands));
     Ok(())
 }
@@ -203,10 +206,10 @@ async fn accept_all(worker: Rc<Worker>, listener: TcpListener, kind: Kind) {
             Ok((stream, peer)) => {
                 let counted = worker.common.connections.count();
                 let worker = Rc::clone(&worker);
-                spawn_local(async move {
+                spawn_local(clock::steady(async move {
                     accept::serve(&worker, stream, peer, kind, &counted).await;
                     drop(counted);
-                });
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

@@ -235,7 +235,9 @@ fn name_host(parts: &mut request::Parts) -> Result<(), HeadError> {
         return Ok(());
     }
     let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
-    if host.iter().any(|byte| b" \t,/\\?#@<>\"".contains(byte)) { Err(HeadError::Syntax) } else { Ok(()) }
+    let is_foreign =
+        |byte: &u8| matches!(byte, b' ' | b'\t' | b',' | b'/' | b'\\' | b'?' | b'#' | b'@' | b'<' | b'>' | b'"');
+    if host.iter().any(is_foreign) { Err(HeadError::Syntax) } else { Ok(()) }
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

@@ -19,9 +19,11 @@ use super::{
     faults::Struck,
     lineage::{self, FIREBREAK_ATTEMPT},
     pipeline::Sending,
+    present::Field,
     send_body::Activity,
 };
 use crate::{
+    clock,
     policy::{bulkhead::Permit, fault::Injected, shadow::Step, timeout::End},
     snapshot::Admitted,
     telemetry::metrics::Direction,
@@ -64,7 +66,7 @@ impl Try {
     /// The head of a response has come, and how the call ended has not. A wait for that is not the callee's time.
     fn awaits_status(&self) {
         let mut admitted = self.admitted.take();
-        admitted.answered(Instant::now());
+        admitted.answered(clock::now());
         self.admitted.set(admitted);
     }
 }
@@ -72,7 +74,7 @@ impl Try {
 impl Sending<'_> {
     /// Begins a try.
     pub(super) fn begin(&self, admitted: Admitted, used: Option<Used>, permit: Option<Permit>) -> Try {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(activity) = self.activity {
             // What came before, a wait in the bulkhead or a pause, was not the callee's silence.
             activity.set(now);
@@ -116,14 +118,17 @@ impl Sending<'_> {
         self.call.tell_trace(number, headers);
         if self.call.link.direction == Direction::Outbound {
             // What the application copied from a request of its own caller does not count.
-            headers.remove(FIREBREAK_ATTEMPT);
+            if number > 1 || self.call.present.has(Field::Attempt) {
+                headers.remove(FIREBREAK_ATTEMPT);
+            }
             let labels = if self.call.on_behalf < 2 { &self.plan.labels[..] } else { &[] };
             let label = labels.get(number as usize - 1).cloned();
             let label = label.or_else(|| lineage::unrepeated(self.call.on_behalf));
             headers.extend(label.map(|label| (FIREBREAK_ATTEMPT, label)));
         }
-        if let Some(left) = self.call.time_left(Instant::now()) {
-            deadline::tell(headers, self.call.grpc, left);
+        if let Some(left) = self.call.time_left(clock::now()) {
+            let envoys = self.call.present.has(Field::EnvoyTimeout);
+            deadline::tell(headers, self.call.grpc, envoys, left, &self.call.link.worker.last_told);
         }
     }
 
@@ -149,7 +154,7 @@ impl Sending<'_> {
         if self.may_end_in_trailers(&answer) {
             one.awaits_status();
             self.call.tell(|| Step::Answered(one.number));
-            let wait = Instant::now() + defaults::TRAILERS_WAIT;
+            let wait = clock::now() + defaults::TRAILERS_WAIT;
             answer.look_ahead(end.map_or(wait, |end| end.at.min(wait))).await?;
         }
         Ok(Got::Answer(answer))

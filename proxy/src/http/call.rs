@@ -21,10 +21,12 @@ use super::{
     grpc,
     headers::{TRACEPARENT, X_REQUEST_ID},
     lineage::{Entered, FIREBREAK_RETRY},
+    present::{Field, Present},
     serve::Link,
     tries::Tries,
 };
 use crate::{
+    clock,
     policy::{
         breaker::Outcome,
         bulkhead::Permit,
@@ -64,6 +66,8 @@ pub struct Call {
     pub admitted_at: Instant,
     /// When it must be over.
     pub request_end: Option<End>,
+    /// Which fields it came with.
+    pub present: Present,
     /// Whether it is gRPC.
     pub grpc: bool,
     /// Inbound: keeps it known while it is under way.
@@ -110,8 +114,8 @@ pub struct Call {
 
 impl Call {
     /// A request that came by `link`.
-    pub fn new(link: Rc<Link>, head: &Parts) -> Self {
-        let started = link.first_byte().unwrap_or_else(Instant::now);
+    pub fn new(link: Rc<Link>, head: &Parts, present: Present) -> Self {
+        let started = link.first_byte().unwrap_or_else(clock::now);
         Self {
             callee: link.callee(),
             first_try: Cell::new(link.first_try.take()),
@@ -119,7 +123,8 @@ impl Call {
             started,
             admitted_at: started,
             request_end: None,
-            grpc: grpc::is_grpc(&head.headers),
+            grpc: present.has(Field::ContentType) && grpc::is_grpc(&head.headers),
+            present,
             entered: None,
             on_behalf: 0,
             tries: RefCell::default(),
@@ -139,7 +144,8 @@ impl Call {
             status: None,
             method: head.method.clone(),
             uri: head.uri.clone(),
-            ids: [X_REQUEST_ID, TRACEPARENT].map(|name| head.headers.get(name).cloned()),
+            ids: [(Field::RequestId, X_REQUEST_ID), (Field::Traceparent, TRACEPARENT)]
+                .map(|(field, name)| if present.has(field) { head.headers.get(name).cloned() } else { None }),
             in_books: false,
         }
     }
@@ -152,12 +158,14 @@ impl Call {
     /// Sets when it must be over: by the policy, by the caller's own deadline, or by that of the request on whose behalf it is.
     pub fn set_end(&mut self, by_policy: Option<End>, headers: &HeaderMap) {
         let lineage = &self.link.worker.common.lineage;
-        let own = deadline::left(headers, self.grpc).and_then(|left| self.started.checked_add(left));
+        let told = if self.present.has(Field::Deadline) { deadline::left(headers, self.grpc) } else { None };
+        let own = told.and_then(|left| self.started.checked_add(left));
         let inherited = match self.link.direction {
             Direction::Inbound => {
                 self.entered = lineage.enter(headers, self.started, own, self.ids[1].as_ref());
                 None
             }
+            Direction::Outbound if !self.present.has(Field::Traceparent) => None,
             Direction::Outbound => {
                 let inherited = lineage.of(headers);
                 self.on_behalf = inherited.attempt;
@@ -252,10 +260,10 @@ impl Call {
         self.tell_end(outcome);
         let mut admitted = std::mem::take(&mut self.admitted);
         if let Some(outcome) = outcome {
-            admitted.ended(outcome, Instant::now());
+            admitted.ended(outcome, clock::now());
         }
         let shard = self.callee.metrics.shard(self.link.worker.id);
-        let took = self.started.elapsed();
+        let took = clock::now().saturating_duration_since(self.started);
         shard.request(fate, self.status, took);
         if let Some(reason) = reason {
             shard.failure(reason, self.domain(reason));
@@ -344,7 +352,7 @@ impl Call {
     }
 
     fn record(&mut self, fate: Fate, reason: Option<Reason>, slowed: bool) {
-        let now = Instant::now();
+        let now = clock::now();
         let took = now.saturating_duration_since(self.started);
         let trace = self.trace.take();
         let stale = reason.filter(|reason| *reason == Reason::StaleConnection);

@@ -3,14 +3,16 @@
 //! A deadline is the caller's own wish, so it holds without a policy too. Three headers carry it: gRPC's `grpc-timeout`, Envoy's
 //! `x-envoy-expected-rq-timeout-ms`, and ours, which is the one that is always sent on.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Milliseconds that are left for the request. 0: none.
 pub const FIREBREAK_DEADLINE: HeaderName = HeaderName::from_static("firebreak-deadline-ms");
-const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Envoy's.
+pub const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// gRPC's.
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The most digits that gRPC's header may have, and that are read of the others: more than 3 years.
 const DIGITS: usize = 8;
@@ -26,12 +28,26 @@ pub fn left(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
     [ours, envoys, grpcs].into_iter().flatten().min()
 }
 
-/// Says what is left: in our header, in gRPC's for gRPC, and in Envoy's where the caller used it.
-pub fn tell(headers: &mut HeaderMap, grpc: bool, left: Duration) {
+/// The number that was told last, as text. Most requests have the same time left, that of their policy, when they are sent.
+#[derive(Debug, Default)]
+pub struct LastTold(RefCell<Option<(u64, HeaderValue)>>);
+
+impl LastTold {
+    fn text(&self, number: u64) -> Option<HeaderValue> {
+        let mut last = self.0.borrow_mut();
+        if last.as_ref().is_none_or(|(told, _)| *told != number) {
+            *last = decimal(number).map(|text| (number, text));
+        }
+        last.as_ref().map(|(_, text)| text.clone())
+    }
+}
+
+/// Says what is left: in our header, in gRPC's for gRPC, and in Envoy's where the caller used it (`envoys`).
+pub fn tell(headers: &mut HeaderMap, grpc: bool, envoys: bool, left: Duration, last: &LastTold) {
     // Rounded up: a callee that is given 0 has no time at all.
     let millis = left.as_nanos().div_ceil(1_000_000);
-    let Some(value) = decimal(u64::try_from(millis.min(LONGEST)).unwrap_or_default()) else { return };
-    if headers.contains_key(ENVOY_TIMEOUT) {
+    let Some(value) = last.text(u64::try_from(millis.min(LONGEST)).unwrap_or_default()) else { return };
+    if envoys {
         headers.insert(ENVOY_TIMEOUT, value.clone());
     }
     if grpc {
@@ -95,8 +111,9 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_they_are_read() {
-        for number in [0, 1, 9, 10, 3_000, 99_999_999, u64::MAX] {
-            assert_eq!(decimal(number).unwrap(), number.to_string());
+        let last = LastTold::default();
+        for number in [0, 1, 9, 10, 10, 3_000, 10, 99_999_999, u64::MAX] {
+            assert_eq!(last.text(number).unwrap(), number.to_string());
         }
     }
 
@@ -127,13 +144,14 @@ mod tests {
 
     #[test]
     fn what_is_left_is_said_in_the_words_that_the_caller_used() {
+        let last = LastTold::default();
         let mut plain = headers(&[("x-envoy-expected-rq-timeout-ms", "900")]);
-        tell(&mut plain, false, Duration::from_micros(1_200));
+        tell(&mut plain, false, true, Duration::from_micros(1_200), &last);
         assert_eq!(plain, headers(&[("x-envoy-expected-rq-timeout-ms", "2"), ("firebreak-deadline-ms", "2")]));
         let mut grpc = headers(&[("grpc-timeout", "1S")]);
-        tell(&mut grpc, true, Duration::from_millis(700));
+        tell(&mut grpc, true, false, Duration::from_millis(700), &last);
         assert_eq!(grpc, headers(&[("grpc-timeout", "700m"), ("firebreak-deadline-ms", "700")]));
-        tell(&mut grpc, true, Duration::from_hours(48));
+        tell(&mut grpc, true, false, Duration::from_hours(48), &last);
         assert_eq!(grpc["grpc-timeout"], "172800S");
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use http::{StatusCode, request::Parts};
-use tokio::time::Instant;
 
 use super::{call::Call, headers::is_probe, reply};
-use crate::{policy::concurrency::Limit, upstream::send::Answer, verdict::Reason};
+use crate::{clock, policy::concurrency::Limit, upstream::send::Answer, verdict::Reason};
 
 impl Call {
     /// The limit that holds for it, if one does. What the kubelet asks is not the load that is to be limited: an application that is busy
@@ -17,7 +16,7 @@ impl Call {
 
     /// Takes a place among what the application works on, at once or after a wait.
     pub async fn take_place(&mut self, limit: &Arc<Limit>) -> Result<(), Reason> {
-        let now = Instant::now();
+        let now = clock::now();
         // The proxy waits a little longer than its caller does; for the caller it is too late by then.
         let deadline = self.time_left(now).and_then(|left| now.checked_add(left));
         self.place = Some(Box::new(limit.acquire(deadline).await?));
@@ -31,12 +30,12 @@ impl Call {
         let (status, grpc) = (answer.response.status(), self.grpc_status(answer));
         let is_others = || self.entered.as_ref().is_some_and(|entered| entered.dependency().is_some());
         if is_overload(status, grpc) && !is_others() {
-            place.overloaded(Instant::now());
+            place.overloaded(clock::now());
         } else if reply::is_failure(status, grpc) || status.is_client_error() {
             // An error is soon made, and one that another caused says nothing of this application.
             place.failed();
         } else {
-            place.answered(Instant::now());
+            place.answered(clock::now());
         }
     }
 
@@ -44,8 +43,8 @@ impl Call {
     pub fn give_place_back(&mut self, reason: Option<Reason>) {
         let Some(mut place) = self.place.take() else { return };
         match reason {
-            Some(Reason::CallerCancelled) => place.left(Instant::now()),
-            Some(reason) if reason.is_clock() => place.overloaded(Instant::now()),
+            Some(Reason::CallerCancelled) => place.left(clock::now()),
+            Some(reason) if reason.is_clock() => place.overloaded(clock::now()),
             _ => {}
         }
     }

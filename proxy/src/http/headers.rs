@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, response};
 
+use super::present::{Field, Present};
+
 /// What concerns one hop only, or may.
-const HOP_BY_HOP: [HeaderName; 6] =
+pub const HOP_BY_HOP: [HeaderName; 6] =
     [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, KEEP_ALIVE, PROXY_CONNECTION];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -39,9 +41,17 @@ pub fn fields_size(fields: &HeaderMap) -> usize {
 
 /// Makes the head of a request to `destination` fit to be sent on. `peer` is appended to `X-Forwarded-For`, where the
 /// callee would otherwise not see it.
-pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderValue>, destination: SocketAddr) {
+pub fn prepare_request(
+    request: &mut Parts,
+    present: Present,
+    upgrade: bool,
+    peer: Option<&HeaderValue>,
+    destination: SocketAddr,
+) {
     let http10 = request.version == Version::HTTP_10;
-    remove_hop_by_hop(&mut request.headers, upgrade);
+    if present.has(Field::HopByHop) {
+        remove_hop_by_hop(&mut request.headers, upgrade);
+    }
     if request.version != Version::HTTP_2 {
         // The proxy speaks its own version (RFC 9110, 2.5); callees keep connections open only from 1.1 on.
         request.version = Version::HTTP_11;
@@ -64,7 +74,10 @@ pub fn prepare_request(request: &mut Parts, upgrade: bool, peer: Option<&HeaderV
 
 /// Makes the head of a response fit to be sent back.
 pub fn prepare_response(response: &mut response::Parts, upgrade: bool) {
-    remove_hop_by_hop(&mut response.headers, upgrade);
+    // Most heads have none, and to see that is cheaper than to look for each.
+    if response.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        remove_hop_by_hop(&mut response.headers, upgrade);
+    }
     let via = match response.version {
         Version::HTTP_2 => "2 firebreak",
         Version::HTTP_10 => "1.0 firebreak",
@@ -84,10 +97,6 @@ pub fn correlation(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    // Most heads have none, and to see that is cheaper than to look for each.
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        return;
-    }
     if headers.get_all(header::CONNECTION).iter().any(|value| !is_plain(value)) {
         let named: Vec<_> = headers.get_all(header::CONNECTION).iter().cloned().collect();
         for named in &named {
@@ -148,7 +157,8 @@ mod tests {
         let request = headers.iter().fold(Request::builder(), |builder, (name, value)| builder.header(*name, *value));
         let mut parts = request.body(()).unwrap().into_parts().0;
         let peer = HeaderValue::from_static("10.0.0.9");
-        prepare_request(&mut parts, upgrade, Some(&peer), SocketAddr::from(([10, 0, 0, 1], 80)));
+        let present = Present::of(&parts.headers);
+        prepare_request(&mut parts, present, upgrade, Some(&peer), SocketAddr::from(([10, 0, 0, 1], 80)));
         parts.headers
     }
 

@@ -13,7 +13,7 @@ use std::{
     task::Poll,
 };
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{
     attempt::{Got, Try},
@@ -22,6 +22,7 @@ use super::{
     tries::Ended,
 };
 use crate::{
+    clock,
     policy::{
         budget::Budget,
         hedge::{Hedge, Refused},
@@ -87,7 +88,7 @@ impl Sending<'_> {
         let extra = self.call.callee.policy.as_ref().map(|policy| &policy.extra);
         let hedges = extra.and_then(|extra| extra.hedges.as_ref()).ok_or(Refused::ExtraLoad)?;
         let budget = extra.and_then(|extra| extra.budget.as_ref()).ok_or(Refused::Budget)?;
-        if !hedges.take(Instant::now()) {
+        if !hedges.take(clock::now()) {
             return Err(Refused::ExtraLoad);
         }
         let last = self.last_endpoint.get();
@@ -107,7 +108,7 @@ impl Sending<'_> {
         let admitted = admitted.ok_or(Refused::Breaker)?;
         // It does not wait for room: that would help nobody.
         let permit = self.call.callee.gate.try_acquire(need(self.head.borrow().version)).ok_or(Refused::Bulkhead)?;
-        if !budget.take(Instant::now()) {
+        if !budget.take(clock::now()) {
             return Err(Refused::Budget);
         }
         self.hedgeable.set(false);
@@ -173,7 +174,7 @@ impl Sending<'_> {
     fn lost(&self, one: &Try) {
         drop(one.admitted.take());
         self.call.tell(|| Step::GivenUp(one.number));
-        let (at, outcome) = (Instant::now(), AttemptOutcome::Cancelled);
+        let (at, outcome) = (clock::now(), AttemptOutcome::Cancelled);
         let lost = Ended { at, outcome, reason: None, status: None, grpc_status: None, connection: None, errno: None };
         self.enter(one, lost);
     }

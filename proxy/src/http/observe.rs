@@ -1,7 +1,6 @@
 //! Where the policy that is observed hears of a request. Where there is none, each of these is one look at an `Option`.
 
 use http::request::Parts;
-use tokio::time::Instant;
 
 use super::{
     attempt::{Got, Try},
@@ -9,6 +8,7 @@ use super::{
     pipeline::{Sending, brought},
 };
 use crate::{
+    clock,
     policy::{breaker::Outcome, bulkhead::Need, shadow::Step},
     verdict::Reason,
 };
@@ -23,7 +23,7 @@ impl Call {
 
     /// Comes to the rate limit. What the observed one would have refused is followed no further.
     pub(super) fn arrives(&mut self) {
-        if self.observed.as_ref().is_some_and(|observed| !observed.arrives(Instant::now())) {
+        if self.observed.as_ref().is_some_and(|observed| !observed.arrives(clock::now())) {
             self.observed = None;
         }
     }
@@ -31,21 +31,21 @@ impl Call {
     /// Has come through the bulkhead in force.
     pub(super) fn enters(&mut self, need: Need) {
         if let Some(observed) = &mut self.observed {
-            observed.enters(need, Instant::now());
+            observed.enters(need, clock::now());
         }
     }
 
     /// Something happens to it.
     pub(super) fn tell(&self, step: impl FnOnce() -> Step) {
         if let Some(observed) = &self.observed {
-            observed.tell(step(), Instant::now());
+            observed.tell(step(), clock::now());
         }
     }
 
     /// It is over, and breakers that wait for that hear this.
     pub(super) fn tell_end(&mut self, outcome: Option<Outcome>) {
         if let Some(observed) = self.observed.take() {
-            observed.tell(Step::Over(outcome), Instant::now());
+            observed.tell(Step::Over(outcome), clock::now());
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
     call::Call,
     headers::{self, is_upgrade, prepare_request},
     lineage,
+    present::{Field, Present},
     reply::{self, Reply},
     send_body::{Activity, Source},
     serve::Link,
@@ -35,6 +36,7 @@ use super::{
     upgrade,
 };
 use crate::{
+    clock,
     h1::{Incoming, MAX_HEAD, Spelling},
     net::client_stream::ClientStream,
     policy::{
@@ -68,9 +70,10 @@ pub(super) struct Sending<'a> {
 /// Serves one request, whose head is spelled as `spelling` says.
 pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling, link: Rc<Link>) -> Reply {
     let (mut head, body) = request.into_parts();
-    let switching = wants_upgrade(&head);
+    let present = Present::of(&head.headers);
+    let switching = wants_upgrade(&head, present);
     // In a box: it goes from hand to hand until the last byte of the response.
-    let mut call = Box::new(Call::new(link, &head));
+    let mut call = Box::new(Call::new(link, &head, present));
     if call.link.multiplexed && headers::size(&head) > MAX_HEAD {
         return reply::failure(call, Reason::RequestHeadTooLarge);
     }
@@ -90,7 +93,7 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
     }
     call.follow(&head);
     let limit = call.limit(&head);
-    prepare_request(&mut head, switching, call.link.forwarded_for.as_ref(), call.link.destination);
+    prepare_request(&mut head, present, switching, call.link.forwarded_for.as_ref(), call.link.destination);
     let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
 
     let outcome = match admit(&mut call, version, limit.as_ref()).await {
@@ -118,15 +121,15 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
     }
 }
 
-fn wants_upgrade(head: &Parts) -> bool {
+fn wants_upgrade(head: &Parts, present: Present) -> bool {
     head.version != Version::HTTP_2 && head.method == Method::CONNECT
-        || head.version == Version::HTTP_11 && is_upgrade(&head.headers)
+        || present.has(Field::Upgrade) && head.version == Version::HTTP_11 && is_upgrade(&head.headers)
 }
 
 async fn admit(call: &mut Call, version: Version, limit: Option<&Arc<Limit>>) -> Result<(), Reason> {
     if let Some(end) = call.request_end
         && end.reason == Reason::DeadlineExceeded
-        && end.at <= Instant::now()
+        && end.at <= clock::now()
     {
         return Err(Reason::DeadlineSpent);
     }
@@ -136,7 +139,7 @@ async fn admit(call: &mut Call, version: Version, limit: Option<&Arc<Limit>>) ->
         return Err(reason);
     }
     call.arrives();
-    call.callee.take(Instant::now()).map_err(|refused| {
+    call.callee.take(clock::now()).map_err(|refused| {
         call.retry_after = refused.retry_after;
         refused.reason
     })?;
@@ -189,11 +192,11 @@ impl Sending<'_> {
             let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
             // The budget is asked now, and again after the pause: a burst of failures passes the first check together.
             // Whoever is refused the second time still has the callee's answer to give back.
-            let allowed = budget.is_none_or(|budget| budget.allows(Instant::now()));
+            let allowed = budget.is_none_or(|budget| budget.allows(clock::now()));
             if allowed {
                 sleep(pause).await;
             }
-            if !allowed || budget.is_some_and(|budget| !budget.take(Instant::now())) {
+            if !allowed || budget.is_some_and(|budget| !budget.take(clock::now())) {
                 self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
                 self.give_up_retrying();
                 return outcome;
@@ -300,7 +303,7 @@ impl Sending<'_> {
         };
         let pause = told.pause(own).filter(|pause| match self.call.request_end {
             // Whatever a callee asks for: no sum that could overflow.
-            Some(end) => *pause < end.at.saturating_duration_since(Instant::now()),
+            Some(end) => *pause < end.at.saturating_duration_since(clock::now()),
             None => *pause <= defaults::RETRY_AFTER_MAX.max(own),
         });
         if pause.is_none() && told != Told::Nothing {
@@ -324,7 +327,7 @@ impl Sending<'_> {
             // What was dialled for this request has asked already.
             return Ok(Admitted::default());
         }
-        let now = Instant::now();
+        let now = clock::now();
         // A probe may take as long as the policy says, whatever the caller's own deadline.
         let by_policy = self.plan.clocks.request_end(self.call.admitted_at);
         let end = self.plan.clocks.attempt_end(now, by_policy).map(|end| end.at);
@@ -339,11 +342,11 @@ impl Sending<'_> {
         let mut admitted = one.admitted.take();
         match self.verdict(one, outcome) {
             Verdict::Told(verdict) => {
-                admitted.ended(verdict, Instant::now());
+                admitted.ended(verdict, clock::now());
                 outcome.is_ok().then_some(admitted)
             }
             Verdict::Later => {
-                admitted.answered(Instant::now());
+                admitted.answered(clock::now());
                 Some(admitted)
             }
             Verdict::Nothing => None,
@@ -380,7 +383,10 @@ impl Sending<'_> {
     /// Whether a try that began at `began` has had nearly all of the time that the policy gives one.
     fn had_its_time(&self, began: Instant) -> bool {
         let clocks = self.plan.clocks;
-        clocks.attempt.or(clocks.request).is_some_and(|time| began.elapsed() >= time.mul_f64(0.9))
+        clocks
+            .attempt
+            .or(clocks.request)
+            .is_some_and(|time| clock::now().saturating_duration_since(began) >= time.mul_f64(0.9))
     }
 }
 
@@ -423,7 +429,7 @@ fn ended(outcome: &Result<Got, Reason>, call: &Call) -> Ended {
         }
     };
     Ended {
-        at: Instant::now(),
+        at: clock::now(),
         outcome: attempt_outcome(outcome, call),
         reason,
         status,

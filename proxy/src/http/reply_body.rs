@@ -15,7 +15,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::{
     task::{AbortHandle, spawn_local},
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     spoil::Spoiled,
 };
 use crate::{
+    clock,
     policy::timeout::{End, nearest},
     upstream::send::{Connection, FromCallee},
     verdict::{Domain, Reason},
@@ -129,7 +130,7 @@ impl Tail {
 
     fn moved(&self) {
         if let Some((last, _)) = &self.idle {
-            last.set(Instant::now());
+            last.set(clock::now());
         }
     }
 
@@ -252,7 +253,7 @@ impl Watched {
             sleep_until(end.at).await;
             let Some(this) = watched.upgrade() else { return };
             // Bytes may have moved since.
-            let due = this.borrow().relay.tail.as_ref().and_then(Tail::next_end).filter(|end| end.at <= Instant::now());
+            let due = this.borrow().relay.tail.as_ref().and_then(Tail::next_end).filter(|end| end.at <= clock::now());
             if let Some(due) = due {
                 let reader = this.borrow_mut().end(due.reason);
                 return reader.into_iter().for_each(Waker::wake);

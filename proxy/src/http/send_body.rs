@@ -17,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
+    clock,
     h1::{BodyError, Incoming},
     net::client_stream::ClientStream,
 };
@@ -261,7 +262,7 @@ impl Body for SendBody {
         };
         this.begun = true;
         if let Some(activity) = &this.activity {
-            activity.set(Instant::now());
+            activity.set(clock::now());
         }
         if !matches!(frame, Some(Err(_))) && (frame.is_none() || this.is_end_stream()) {
             this.upload.done();

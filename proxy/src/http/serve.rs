@@ -29,6 +29,7 @@ use crate::{
         metrics::Direction,
     },
     verdict::{Fate, Reason},
+    woken::when_woken,
     worker::{LocalExecutor, Worker},
 };
 
@@ -190,7 +191,7 @@ async fn http2(link: &Rc<Link>, stream: ClientStream) {
     tokio::select! {
         biased;
         _ = connection.as_mut() => return,
-        () = link.worker.drained(link.direction) => connection.as_mut().graceful_shutdown(),
+        () = when_woken(link.worker.drained(link.direction)) => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }
@@ -198,32 +199,40 @@ async fn http2(link: &Rc<Link>, stream: ClientStream) {
 /// Serves HTTP/1 until the connection ends, or comes to rest: then it is given back without any buffer.
 async fn http1(link: &Rc<Link>, stream: ClientStream) -> Option<ClientStream> {
     let server = Server::new(link, stream);
-    let mut look = interval_at(Instant::now() + REST, REST);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = link.begun.get();
     let rests = {
-        let mut serving = pin!(server.serve());
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut serving => break false,
-                () = link.cut.notified() => break false,
-                () = link.worker.drained(link.direction), if !server.is_closing() => {
-                    if server.is_idle() {
-                        break false;
-                    }
-                    server.close_soon();
-                }
-                _ = look.tick() => {
-                    let before = std::mem::replace(&mut seen, link.begun.get());
-                    if before == seen && server.is_at_rest() {
-                        break true;
-                    }
-                }
-            }
+        let (mut serving, mut orders) = (pin!(server.serve()), pin!(when_woken(orders(link, &server))));
+        tokio::select! {
+            biased;
+            () = &mut serving => false,
+            rests = &mut orders => rests,
         }
     };
     if rests { server.into_stream() } else { None }
+}
+
+/// What else than its requests decides about a connection. Resolves when it is to end, or to rest, and says which.
+async fn orders(link: &Link, server: &Server<'_>) -> bool {
+    let mut look = interval_at(Instant::now() + REST, REST);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = link.begun.get();
+    loop {
+        tokio::select! {
+            biased;
+            () = link.cut.notified() => return false,
+            () = link.worker.drained(link.direction), if !server.is_closing() => {
+                if server.is_idle() {
+                    return false;
+                }
+                server.close_soon();
+            }
+            _ = look.tick() => {
+                let before = std::mem::replace(&mut seen, link.begun.get());
+                if before == seen && server.is_at_rest() {
+                    return true;
+                }
+            }
+        }
+    }
 }
 
 fn service(

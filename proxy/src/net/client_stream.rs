@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::opaque;
-use crate::{h1::conn::Stream, http::serve::Link};
+use crate::{clock, h1::conn::Stream, http::serve::Link};
 
 /// When the first byte of the request that is being read arrived, which the pipeline takes; and when a caller that had let
 /// its responses pile up last took some of them.
@@ -55,7 +55,7 @@ impl Moments {
     /// Notes that a byte has arrived now, if none has.
     pub fn note(&self) {
         if self.0.first_byte.get().is_none() {
-            self.0.first_byte.set(Some(Instant::now()));
+            self.0.first_byte.set(Some(clock::now()));
         }
     }
 
@@ -97,7 +97,7 @@ impl ClientStream {
         if marks.blocked.get() != poll.is_pending() {
             marks.blocked.set(poll.is_pending());
             if poll.is_ready() {
-                marks.drained.set(Some(Instant::now()));
+                marks.drained.set(Some(clock::now()));
             }
         }
         poll

@@ -23,6 +23,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{connect::NotOpened, exclusive::Rest, send::Upstream, traffic::Traffic};
 use crate::{
+    clock,
     h1::conn,
     http::send_body::SendBody,
     policy::bulkhead::{Gate, Opened},
@@ -201,7 +202,7 @@ impl Pool {
     pub fn take(&self, key: Key, avoid: Avoid, given_up: &Counter) -> Option<Exclusive> {
         let mut slots = self.slots.borrow_mut();
         let idle = &mut slots.get_mut(&key)?.idle;
-        let now = Instant::now();
+        let now = clock::now();
         let mut kept_back = Vec::new();
         let connection = loop {
             // The last is the one that was used last; those below it are older, and are looked at when it is their turn.
@@ -233,7 +234,7 @@ impl Pool {
         let is_quiet = connection.is_quiet(&mut Context::from_waker(&self.watch.borrow()));
         if connection.persistent && is_quiet && connection.conn.borrow().is_flushed() {
             connection.conn.borrow_mut().settle();
-            let connection = Exclusive { since: Instant::now(), rest: None, ..connection };
+            let connection = Exclusive { since: clock::now(), rest: None, ..connection };
             if connection.carried {
                 connection.traffic.idle(connection.since);
             }
@@ -245,7 +246,7 @@ impl Pool {
     /// A new HTTP/1 connection, not in the pool yet.
     pub fn exclusive(&self, key: Key, connection: Single) -> Exclusive {
         let Single { conn, opened, traffic } = connection;
-        let (id, since, idle) = (self.new_id(), Instant::now(), Duration::ZERO);
+        let (id, since, idle) = (self.new_id(), clock::now(), Duration::ZERO);
         let (carried, persistent, rest) = (false, true, None);
         Exclusive { conn, id, carried, persistent, rest, traffic, idle, key, since, _opened: opened }
     }
@@ -361,11 +362,11 @@ impl Slot {
 
 impl SharedSlot {
     fn new(connection: Multiplexed, id: Id) -> Self {
-        Self { connection, id, usage: Rc::default(), last_used: Cell::new(Instant::now()) }
+        Self { connection, id, usage: Rc::default(), last_used: Cell::new(clock::now()) }
     }
 
     fn stream(&self) -> Shared {
-        let now = Instant::now();
+        let now = clock::now();
         self.usage.streams.set(self.usage.streams.get() + 1);
         self.last_used.set(now);
         Shared {
@@ -430,7 +431,7 @@ impl Drop for Shared {
         let left = self.usage.streams.get().saturating_sub(1);
         self.usage.streams.set(left);
         if left == 0 && self.has_carried() {
-            self.traffic.idle(Instant::now());
+            self.traffic.idle(clock::now());
         }
     }
 }

@@ -34,6 +34,7 @@ use super::{
     traffic::{Counting, Traffic, Volume},
 };
 use crate::{
+    clock,
     h1::{Conn, Incoming, MAX_HEAD, Spelling},
     http::{
         headers::fields_size,
@@ -172,7 +173,7 @@ impl From<(&Connection, Key)> for Used {
         let (id, carried, idle, traffic) = connection.history();
         let shared = matches!(connection, Connection::Shared(_)).then_some(key);
         let (before, traffic) = (traffic.bytes(), Arc::clone(traffic));
-        Self { id, carried, shared, traffic, before, idle, began: Instant::now() }
+        Self { id, carried, shared, traffic, before, idle, began: clock::now() }
     }
 }
 
@@ -198,7 +199,7 @@ impl Used {
     /// The connection ended before a response began: how that is called. Whether its callee had given it up shows in its idle
     /// time, in that nothing came, and in how soon it ended.
     fn lost(&self) -> Reason {
-        let now = Instant::now();
+        let now = clock::now();
         let prompt = now.saturating_duration_since(self.began) <= STALE_WITHIN;
         let silent = self.traffic.bytes().received == self.before.received;
         if !(self.carried && prompt && silent && self.idle >= SHORTEST) {
@@ -457,7 +458,7 @@ pub async fn handshake_h2(
     let (sender, connection) = builder.handshake(stream).await.map_err(|error| reason(&error))?;
     let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
     let limit = Rc::clone(&max_streams);
-    tokio::task::spawn_local(async move {
+    tokio::task::spawn_local(clock::steady(async move {
         let mut connection = pin!(connection);
         // An error here also ends the streams that are under way, and is named there.
         let _ = poll_fn(|cx| {
@@ -467,6 +468,6 @@ pub async fn handshake_h2(
         })
         .await;
         drop((opened, permit));
-    });
+    }));
     Ok(Multiplexed { sender, max_streams, traffic })
 }

@@ -26,6 +26,7 @@ use tokio::{
 
 use super::keep_alive::KeepAlive;
 use crate::{
+    clock,
     h1::conn::Stream,
     telemetry::metrics::{CalleeMetrics, Counter},
 };
@@ -63,7 +64,7 @@ impl Traffic {
     /// Of a connection to this callee that was opened now.
     pub fn new(callee: &Arc<CalleeMetrics>) -> Arc<Self> {
         Arc::new(Self {
-            opened: Instant::now(),
+            opened: clock::now(),
             sent: Counter::default(),
             received: Counter::default(),
             errno: AtomicI32::new(0),
@@ -113,7 +114,7 @@ impl Traffic {
 
     /// The callee has closed it.
     fn closed(&self) {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(idle) = self.idle_for(now) {
             self.idle_since.store(0, Relaxed);
             self.keep_alive().closed(idle, now);
