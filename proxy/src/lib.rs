@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod aside;
 pub mod boot;
 pub mod clock;
 pub mod config;

@@ -28,15 +28,25 @@ def command(work, setup, binary=TARGET / "firebreak-proxy"):
 
 
 def publish(work, setup, revision):
-    """Puts a config in place as the kubelet does: a folder of its own, and a symlink that is renamed over the last."""
+    """Writes a config and puts it in place."""
+    put_in_place(work, write(work, setup, revision))
+    if revision == 0:
+        (work / "config.json").symlink_to("..data/config.json")
+
+
+def write(work, setup, revision):
+    """Writes a config into a folder of its own."""
     folder = work / f"..{revision}"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(document(setup, revision)))
+    return folder
+
+
+def put_in_place(work, folder):
+    """Puts a config in place as the kubelet does: by a symlink that is renamed over the last."""
     link = work / "..data_tmp"
     link.symlink_to(folder.name)
     link.rename(work / "..data")
-    if revision == 0:
-        (work / "config.json").symlink_to("..data/config.json")
 
 
 def document(setup, revision):

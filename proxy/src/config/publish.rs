@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{compile::Carried, endpoints::EndpointSource};
 use crate::{
+    aside::aside,
     snapshot::Snapshot,
     telemetry::metrics::{ConfigMetrics, Registry},
     upstream::checker::Checked,
@@ -33,6 +34,8 @@ const TIDY: Duration = Duration::from_mins(1);
 pub struct Publisher {
     current: Arc<ArcSwap<Snapshot>>,
     state: Mutex<State>,
+    /// Apart, so that nobody who asks waits for a config that is being put in force.
+    report: Mutex<Report>,
     checked: watch::Sender<Arc<[Checked]>>,
     metrics: Arc<ConfigMetrics>,
 }
@@ -43,7 +46,8 @@ struct State {
     labels: Labels,
     /// What is in force, with broken entries in their last good form.
     config: Config,
-    report: Report,
+    /// What was in force before, as long as workers hold it: they would have to free it between two requests.
+    retired: Vec<Arc<Snapshot>>,
 }
 
 /// What became of the document that was published last.
@@ -69,9 +73,9 @@ impl Publisher {
     pub fn new(registry: &Arc<Registry>, labels: Labels, source: Box<dyn EndpointSource>) -> Self {
         let carried = Carried::new(Arc::clone(registry), source);
         let current = Arc::new(ArcSwap::from_pointee(carried.empty()));
-        let state = State { carried, labels, config: Config::default(), report: Report::default() };
+        let state = State { carried, labels, config: Config::default(), retired: Vec::new() };
         let checked = watch::Sender::new(Arc::default());
-        Self { current, state: Mutex::new(state), checked, metrics: registry.config() }
+        Self { current, state: Mutex::new(state), report: Mutex::default(), checked, metrics: registry.config() }
     }
 
     /// Where the workers read.
@@ -86,7 +90,7 @@ impl Publisher {
 
     /// What became of the document that was published last.
     pub fn report(&self) -> Report {
-        self.state.lock().report.clone()
+        self.report.lock().clone()
     }
 
     /// What is in force, as a document.
@@ -99,21 +103,27 @@ impl Publisher {
         read(&self.state.lock().config)
     }
 
-    /// Puts a document in force, as far as it can be read.
+    /// Puts a document in force, as far as it can be read. Traffic goes before it, and it waits for that.
     pub fn publish(&self, document: &[u8]) -> Report {
+        let now = Instant::now();
+        aside("config", || self.put_in_force(document, now))
+    }
+
+    fn put_in_force(&self, document: &[u8], now: Instant) -> Report {
         let mut state = self.state.lock();
-        let revision = wire::revision(document);
-        if revision == state.report.revision && state.report.refused.is_none() {
-            return state.report.clone();
+        let (before, revision) = (self.report(), wire::revision(document));
+        if revision == before.revision && before.refused.is_none() {
+            return before;
         }
-        match wire::decode(document) {
-            Ok(decoded) => self.apply(&mut state, decoded, revision),
+        let report = match wire::decode(document) {
+            Ok(decoded) => self.apply(&mut state, decoded, revision, now),
             Err(error) => {
                 self.metrics.refused();
-                state.report.refused = Some(error.to_string());
+                Report { refused: Some(error.to_string()), ..before }
             }
-        }
-        state.report.clone()
+        };
+        self.report.lock().clone_from(&report);
+        report
     }
 
     /// Takes over changed labels of the pod: which policies apply may depend on them.
@@ -121,7 +131,8 @@ impl Publisher {
         let mut state = self.state.lock();
         if state.labels != labels {
             state.labels = labels;
-            self.swap(&mut state);
+            let (state, now) = (&mut *state, Instant::now());
+            aside("config", || self.swap(state, &self.report().revision, now));
         }
     }
 
@@ -136,28 +147,41 @@ impl Publisher {
     }
 
     fn tidy(&self, now: Instant) {
-        self.state.lock().carried.tidy(now);
+        // If it is being replaced there will be time for this in a minute.
+        if let Some(mut state) = self.state.try_lock() {
+            state.carried.tidy(now);
+            state.forget_retired();
+        }
     }
 
-    fn apply(&self, state: &mut State, decoded: Decoded, revision: String) {
+    fn apply(&self, state: &mut State, decoded: Decoded, revision: String, now: Instant) -> Report {
         let Decoded { mut config, problems, ignored } = decoded;
         config.entries.extend(problems.iter().filter_map(|problem| last_good(&state.config, problem)));
         state.config = config;
-        state.report = Report {
+        let report = Report {
             revision,
             applied_at: Some(Timestamp::now()),
             refused: None,
             problems: problems.iter().map(ToString::to_string).collect(),
             ignored,
         };
-        self.metrics.applied(&state.report);
-        self.swap(state);
+        self.metrics.applied(&report);
+        self.swap(state, &report.revision, now);
+        report
     }
 
-    fn swap(&self, state: &mut State) {
-        let State { carried, labels, config, report } = state;
-        self.current.store(Arc::new(carried.compile(config, &report.revision, labels, Instant::now())));
-        self.checked.send_replace(carried.checked());
+    fn swap(&self, state: &mut State, revision: &str, now: Instant) {
+        let State { carried, labels, config, .. } = state;
+        let before = self.current.swap(Arc::new(carried.compile(config, revision, labels, now)));
+        state.retired.push(before);
+        state.forget_retired();
+        self.checked.send_replace(state.carried.checked());
+    }
+}
+
+impl State {
+    fn forget_retired(&mut self) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 }
 
