@@ -49,19 +49,31 @@ impl Sending<'_> {
             };
             match in_time {
                 Some(outcome) => this.alone(&first, outcome),
-                // What has a head is not slow any more, although its status may be to come.
-                None if first.answered.get() => this.alone(&first, one.await),
-                None => match this.second(&first) {
-                    Ok(begun) => Box::pin(this.both(&first, one, second.insert(Box::new(begun)))).await,
-                    Err(cause) => {
-                        this.shard().hedges_refused[cause as usize].increment();
-                        this.alone(&first, one.await)
-                    }
-                },
+                None => Box::pin(this.late(&first, one, &mut second)).await,
             }
         };
         self.decide(by);
         outcome
+    }
+
+    /// A try was not over in time: another beside it, if there may be one.
+    async fn late<'t>(
+        &self,
+        first: &'t Try,
+        one: Pin<&mut impl Future<Output = Result<Got, Reason>>>,
+        second: &'t mut Option<Box<Try>>,
+    ) -> (&'t Try, Result<Got, Reason>) {
+        // What has a head is not slow any more, although its status may be to come.
+        if first.answered.get() {
+            return self.alone(first, one.await);
+        }
+        match self.second(first) {
+            Ok(begun) => self.both(first, one, second.insert(Box::new(begun))).await,
+            Err(cause) => {
+                self.shard().hedges_refused[cause as usize].increment();
+                self.alone(first, one.await)
+            }
+        }
     }
 
     /// A try has ended without another beside it.

@@ -30,7 +30,7 @@ use super::{
     connect::{NotOpened, connect},
     exclusive,
     keep_alive::SHORTEST,
-    pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Shared, Single},
+    pool::{Avoid, Exclusive, Found, Id, Key, Multiplexed, Opening, Shared, Single},
     traffic::{Counting, Traffic, Volume},
 };
 use crate::{
@@ -308,7 +308,8 @@ impl Target<'_> {
         if let Some(idle) = pool.take(self.key(), avoid, given_up) {
             return Ok((Connection::Exclusive(idle), true));
         }
-        let (stream, opened) = self.connect().await?;
+        // Opening one is rare and takes more room than all else that a request holds: it has a box of its own.
+        let (stream, opened) = Box::pin(self.connect()).await?;
         let connection = single(stream, opened, &self.callee.metrics);
         Ok((Connection::Exclusive(pool.exclusive(self.key(), connection)), false))
     }
@@ -334,24 +335,26 @@ impl Target<'_> {
                     self.another_dialled.set(true);
                     self.not_opened(why)
                 })?,
-                Found::Nothing(opening) => {
-                    let Some(permit) = self.shared_permit().await? else {
-                        drop(opening);
-                        let any = self.worker.pool.any_shared(self.key(), avoid);
-                        return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
-                    };
-                    let (stream, opened) = self.try_connect().await.map_err(|why| {
-                        // What this request's own clocks cut short, another may still have the time for.
-                        if !why.reason.is_clock() {
-                            opening.failed(why);
-                        }
-                        self.not_opened(why)
-                    })?;
-                    let sender = handshake_h2(stream, opened, permit, &self.callee.metrics).await?;
-                    return Ok((opening.fulfil(sender), false));
-                }
+                Found::Nothing(opening) => return Box::pin(self.open_shared(opening, avoid)).await,
             }
         }
+    }
+
+    async fn open_shared(&self, opening: Opening, avoid: Avoid) -> Result<(Shared, bool), Reason> {
+        let Some(permit) = self.shared_permit().await? else {
+            drop(opening);
+            let any = self.worker.pool.any_shared(self.key(), avoid);
+            return any.map(|shared| (shared, true)).ok_or(Reason::ConnectFailed);
+        };
+        let (stream, opened) = self.try_connect().await.map_err(|why| {
+            // What this request's own clocks cut short, another may still have the time for.
+            if !why.reason.is_clock() {
+                opening.failed(why);
+            }
+            self.not_opened(why)
+        })?;
+        let sender = handshake_h2(stream, opened, permit, &self.callee.metrics).await?;
+        Ok((opening.fulfil(sender), false))
     }
 
     /// The right to open another shared connection; `None` if there is no room but a connection to share.
