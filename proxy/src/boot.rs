@@ -30,7 +30,7 @@ use crate::{
         listen,
     },
     telemetry::{
-        access_log,
+        access_log::{self, Taker},
         metrics::Registry,
         otlp::{self, Exporter, Span},
         trace::Sampling,
@@ -60,8 +60,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// How long requests under way may take to end when the proxy stops.
     pub grace: Duration,
-    /// Who takes the records of requests that failed. Nobody: they are written to standard output, a JSON line each.
-    pub records: Option<mpsc::Sender<access_log::Record>>,
+    /// Who takes the records of requests that failed. Nobody: only the flight recorder has them.
+    pub records: Option<Taker>,
     /// Where spans go, and of which requests. Nowhere: nothing is traced.
     pub tracing: Option<Tracing>,
 }
@@ -156,7 +156,11 @@ impl Proxy {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let count = settings.workers.max(1);
         let connections = Connections::new(settings.max_connections);
-        let registry = Registry::new(count, connections.clone());
+        let dropped = match &settings.records {
+            Some(Taker::Output(output)) => output.dropped(),
+            _ => Arc::default(),
+        };
+        let registry = Registry::beside(count, connections.clone(), dropped);
         let sampling = settings.tracing.as_ref().map(|tracing| tracing.sampling);
         let (spans, exporter) = exporter(settings.tracing, &settings.identity, &registry).unzip();
         let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels, Box::new(FromConfig)));

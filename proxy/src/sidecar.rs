@@ -18,17 +18,17 @@ use crate::{
         accept::Kind,
         connections::{self, limit_for},
     },
-    telemetry::trace::Sampling,
+    telemetry::{access_log::Taker, output::Output, trace::Sampling},
 };
 
 /// How long a hook may take to reach the proxy beside it.
 const HOOK: Duration = Duration::from_secs(5);
 
-/// Serves until SIGTERM or SIGINT, then lets requests under way end.
+/// Serves until SIGTERM or SIGINT, then lets requests under way end. Records of requests that failed are lines of `log`.
 ///
 /// # Errors
 /// When the proxy cannot start or stop in order.
-pub fn run(args: RunArgs) -> anyhow::Result<()> {
+pub fn run(args: RunArgs, log: Output) -> anyhow::Result<()> {
     let files = Files { config: args.config_dir, labels: args.labels_file };
     let settings = Settings {
         workers: args.workers.into(),
@@ -48,7 +48,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             .or_else(|| args.memory_limit.map(limit_for))
             .unwrap_or(connections::DEFAULT_LIMIT),
         grace: Duration::from_secs(args.grace_seconds),
-        records: None,
+        records: Some(Taker::Output(log)),
         tracing: args
             .otlp_endpoint
             .map(|endpoint| Tracing { endpoint, sampling: Sampling { share: f64::from(args.trace_percent) / 100.0 } }),

@@ -6,4 +6,5 @@ pub mod exposition;
 pub mod histogram;
 pub mod metrics;
 pub mod otlp;
+pub mod output;
 pub mod trace;

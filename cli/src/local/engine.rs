@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use firebreak_proxy::{Identity, Listener, Proxy, Report, Settings, StartError, telemetry::access_log::Record};
+use firebreak_proxy::{
+    Identity, Listener, Proxy, Report, Settings, StartError,
+    telemetry::access_log::{Record, Taker},
+};
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::spawn_blocking};
 
@@ -45,7 +48,8 @@ impl Engine {
     pub(crate) fn start(caller: Caller, admin: SocketAddr, grace: Duration) -> Result<Self, StartError> {
         let (sender, records) = mpsc::channel(RECORDS);
         let identity = Identity { name: NAME.to_owned(), labels: caller.labels.clone(), addresses: Vec::new() };
-        let settings = Settings { identity, admin: vec![admin], grace, records: Some(sender), ..Settings::default() };
+        let records_to = Some(Taker::Channel(sender));
+        let settings = Settings { identity, admin: vec![admin], grace, records: records_to, ..Settings::default() };
         Ok(Self { stage: Stage::new(caller), proxy: Proxy::start(settings)?, records })
     }
 

@@ -1,12 +1,11 @@
 //! One record for each request that did not simply succeed, told where it does not hold up traffic.
 //!
 //! A worker only fills a record and puts it into a bounded queue; the control thread turns it into text, which goes to the
-//! flight recorder and, if the request failed, is a line of the log. When the queue is full the record is dropped and
-//! counted: a log must not become the outage.
+//! flight recorder and, if the request failed, to who takes it: a line of the log (see [`output`](super::output)). When the queue is full the
+//! record is dropped and counted: a log must not become the outage.
 
 use std::{
     borrow::Cow,
-    io::Write,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -20,6 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::{
     metrics::Registry,
     otlp::{self, Span},
+    output::Output,
     trace::Trace,
 };
 use crate::verdict::recorder::Recorder;
@@ -197,16 +197,25 @@ pub struct Records {
     queue: Receiver<Record>,
     registry: Arc<Registry>,
     recorder: Recorder,
-    taker: Option<Sender<Record>>,
+    taker: Option<Taker>,
     spans: Option<Sender<Span>>,
 }
 
-/// Both ends of the queue. What failed goes to `taker`, or to standard output if there is none; the recorder gets all that did not
-/// simply succeed, and `spans` what is sampled.
+/// Who takes the records of requests that failed.
+#[derive(Clone, Debug)]
+pub enum Taker {
+    /// Somebody who makes of them what they like.
+    Channel(Sender<Record>),
+    /// A log, a line of JSON for each.
+    Output(Output),
+}
+
+/// Both ends of the queue. What failed goes to `taker`; the recorder gets all that did not simply succeed, and `spans` what is
+/// sampled.
 pub fn new(
     registry: Arc<Registry>,
     recorder: Recorder,
-    taker: Option<Sender<Record>>,
+    taker: Option<Taker>,
     spans: Option<Sender<Span>>,
 ) -> (Log, Records) {
     let (sender, queue) = channel(QUEUE);
@@ -246,31 +255,29 @@ impl Log {
 impl Records {
     /// Tells records until all workers are gone.
     pub async fn tell(mut self) {
-        let (mut batch, mut lines) = (Vec::new(), Vec::new());
+        let mut batch = Vec::new();
         while self.queue.recv_many(&mut batch, 64).await > 0 {
             for record in batch.drain(..) {
                 self.trace(&record);
                 if !record.is_told() {
                     continue;
                 }
-                let Ok(text) = serde_json::to_string(&record) else { continue };
+                let Ok(mut text) = serde_json::to_string(&record) else { continue };
                 self.recorder.put(&record, &text);
                 match &self.taker {
                     _ if !record.failed() => {}
-                    Some(taker) => {
-                        if taker.try_send(record).is_err() {
+                    Some(Taker::Channel(channel)) => {
+                        if channel.try_send(record).is_err() {
                             self.registry.log_dropped.fetch_add(1, Relaxed);
                         }
                     }
-                    None => {
-                        lines.extend_from_slice(text.as_bytes());
-                        lines.push(b'\n');
+                    Some(Taker::Output(output)) => {
+                        text.push('\n');
+                        output.put(text.as_bytes());
                     }
+                    None => {}
                 }
             }
-            // Whoever closed our output does not want the lines.
-            let _ = std::io::stdout().write_all(&lines);
-            lines.clear();
         }
     }
 }

@@ -376,7 +376,7 @@ impl Exposed {
             ),
             (
                 "log_lines_dropped",
-                "Log lines dropped because the log could not keep up",
+                "Lines of standard output dropped, because nobody reads them or not as fast as they come",
                 self.0.log_dropped.load(Relaxed),
             ),
         ] {

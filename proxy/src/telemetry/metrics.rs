@@ -217,8 +217,8 @@ pub struct Registry {
     config: Arc<ConfigMetrics>,
     /// The callers' connections.
     pub connections: Connections,
-    /// Log lines that were dropped because the log could not keep up.
-    pub log_dropped: AtomicU64,
+    /// Lines of the log that were dropped, because it could not keep up or nobody reads it.
+    pub log_dropped: Arc<AtomicU64>,
     /// Spans that the collector took.
     pub spans_exported: AtomicU64,
     /// Spans that were dropped: there were too many, or the collector did not take them.
@@ -402,13 +402,18 @@ impl ConfigMetrics {
 impl Registry {
     /// Nothing counted yet, for this many workers and these connections.
     pub fn new(workers: usize, connections: Connections) -> Arc<Self> {
+        Self::beside(workers, connections, Arc::default())
+    }
+
+    /// The same beside an [`Output`](super::output::Output) that counts the lines that it drops in `log_dropped`.
+    pub fn beside(workers: usize, connections: Connections, log_dropped: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             workers: workers.max(1),
             callees: Mutex::default(),
             faults: Mutex::default(),
             config: Arc::default(),
             connections,
-            log_dropped: AtomicU64::new(0),
+            log_dropped,
             spans_exported: AtomicU64::new(0),
             spans_dropped: AtomicU64::new(0),
             recorder: Arc::default(),

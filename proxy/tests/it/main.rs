@@ -31,3 +31,4 @@ mod slow_callers;
 mod support;
 mod timeouts;
 mod tracing;
+mod unread_log;

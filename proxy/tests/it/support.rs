@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use firebreak_proxy::{Identity, Proxy, Settings, telemetry::access_log::Record};
+use firebreak_proxy::{
+    Identity, Proxy, Settings,
+    telemetry::access_log::{Record, Taker},
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{
@@ -167,7 +170,7 @@ impl Mesh {
             identity: Identity { name: "caller-pod".into(), ..Identity::default() },
             admin: vec![(Ipv4Addr::LOCALHOST, 0).into()],
             grace: Duration::from_secs(5),
-            records: Some(records),
+            records: Some(settings.records.unwrap_or(Taker::Channel(records))),
             ..settings
         };
         let mesh = Self {
