@@ -3,8 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-
-use firebreak_crds::spec::defaults::TRACE_PERCENT;
+use firebreak_crds::spec::defaults::{CALLER_IDLE, REQUEST_HEAD_TIME, TRACE_PERCENT};
 use http::Uri;
 
 use crate::redirect::{InitArgs, ValidateArgs};
@@ -70,6 +69,12 @@ pub struct RunArgs {
     /// Most connections that callers may have open at once, whatever the memory limit says.
     #[arg(long, env = "FIREBREAK_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
+    /// Seconds that the rest of a request's head may take from its first byte; then the caller gets 408.
+    #[arg(long, env = "FIREBREAK_HEAD_TIMEOUT_SECONDS", default_value_t = REQUEST_HEAD_TIME.as_secs(), value_parser = seconds())]
+    pub head_timeout_seconds: u64,
+    /// Seconds after which a caller's HTTP connection is closed that carries no request.
+    #[arg(long, env = "FIREBREAK_IDLE_TIMEOUT_SECONDS", default_value_t = CALLER_IDLE.as_secs(), value_parser = seconds())]
+    pub idle_timeout_seconds: u64,
     /// Seconds that requests may take to end after SIGTERM.
     #[arg(long, env = "FIREBREAK_GRACE_SECONDS", default_value_t = 10)]
     pub grace_seconds: u64,
@@ -91,6 +96,11 @@ pub fn endpoint(text: &str) -> Result<Uri, String> {
         return Err("must be http://HOST:PORT, such as http://collector.observability:4318".to_owned());
     }
     Ok(uri)
+}
+
+/// From a second to a year.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=365 * 24 * 60 * 60)
 }
 
 fn percent(text: &str) -> Result<f32, String> {

@@ -26,7 +26,7 @@ use crate::{
     },
     net::{
         accept::Kind,
-        connections::{self, Connections},
+        connections::{self, Connections, Waits},
         listen,
     },
     telemetry::{
@@ -58,6 +58,8 @@ pub struct Settings {
     pub redirected: Vec<(SocketAddr, Kind)>,
     /// Most connections that callers may have open at once; one more is reset.
     pub max_connections: usize,
+    /// How long callers may keep their connections waiting.
+    pub waits: Waits,
     /// How long requests under way may take to end when the proxy stops.
     pub grace: Duration,
     /// Who takes the records of requests that failed. Nobody: only the flight recorder has them.
@@ -85,6 +87,7 @@ impl Default for Settings {
             probe_ports: Vec::new(),
             redirected: Vec::new(),
             max_connections: connections::DEFAULT_LIMIT,
+            waits: Waits::default(),
             grace: Duration::from_secs(10),
             records: None,
             tracing: None,
@@ -176,6 +179,7 @@ impl Proxy {
             sampling,
             phase: phases,
             connections,
+            waits: settings.waits,
             workers: senders.into(),
         });
         let listeners = bind_admin(&settings.admin)?;

@@ -16,7 +16,7 @@ use crate::{
     config::file::Files,
     net::{
         accept::Kind,
-        connections::{self, limit_for},
+        connections::{self, Waits, limit_for},
     },
     telemetry::{access_log::Taker, output::Output, trace::Sampling},
 };
@@ -47,6 +47,10 @@ pub fn run(args: RunArgs, log: Output) -> anyhow::Result<()> {
             .max_connections
             .or_else(|| args.memory_limit.map(limit_for))
             .unwrap_or(connections::DEFAULT_LIMIT),
+        waits: Waits {
+            head: Duration::from_secs(args.head_timeout_seconds),
+            idle: Duration::from_secs(args.idle_timeout_seconds),
+        },
         grace: Duration::from_secs(args.grace_seconds),
         records: Some(Taker::Output(log)),
         tracing: args

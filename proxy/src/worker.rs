@@ -20,7 +20,7 @@ use crate::{
     http::{deadline::LastTold, lineage::Lineage},
     net::{
         accept::{self, Kind},
-        connections::Connections,
+        connections::{Connections, Waits},
     },
     snapshot::{Callee, Snapshot},
     telemetry::{access_log::Log, metrics::Direction, trace::Sampling},
@@ -74,6 +74,8 @@ pub struct Common {
     pub lineage: Arc<Lineage>,
     /// Open connections from callers, of all workers.
     pub connections: Connections,
+    /// How long callers may keep them waiting.
+    pub waits: Waits,
     /// How to reach each worker.
     pub workers: Box<[mpsc::UnboundedSender<Command>]>,
 }

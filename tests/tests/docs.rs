@@ -62,7 +62,9 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
         outlier_defaults(),
         health_defaults(),
         concurrency_defaults(),
-        vec![trace, fault],
+        vec![trace],
+        connection_defaults(),
+        vec![fault],
     ]
     .concat();
     let written: Vec<_> = table("docs/defaults.md", "setting")?.into_iter().map(|row| row[..3].to_vec()).collect();
@@ -76,6 +78,13 @@ fn the_table_of_defaults_equals_the_constants() -> anyhow::Result<()> {
         "constants of defaults.rs, and those of the page"
     );
     Ok(())
+}
+
+fn connection_defaults() -> Vec<Vec<String>> {
+    vec![
+        row("rest of a request's head, from its first byte", length(defaults::REQUEST_HEAD_TIME), "REQUEST_HEAD_TIME"),
+        row("time in which a caller's connection carries no request", length(defaults::CALLER_IDLE), "CALLER_IDLE"),
+    ]
 }
 
 fn request_defaults() -> anyhow::Result<Vec<Vec<String>>> {

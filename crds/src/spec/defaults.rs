@@ -96,5 +96,9 @@ pub const CONCURRENCY_MAX_PENDING: u32 = 100;
 pub const CONCURRENCY_MAX_PENDING_TIME: Duration = Duration::from_millis(100);
 /// Of a hundred requests that come to a proxy without a trace, so many begin one, where spans go anywhere.
 pub const TRACE_PERCENT: f32 = 1.0;
+/// How long the rest of a request's head may take from its first byte.
+pub const REQUEST_HEAD_TIME: Duration = Duration::from_mins(1);
+/// How long a caller's connection may carry no request.
+pub const CALLER_IDLE: Duration = Duration::from_hours(1);
 /// Longest life of a fault.
 pub const FAULT_MAX_DURATION: Duration = Duration::from_hours(24);

@@ -116,6 +116,7 @@ impl Call {
     /// A request that came by `link`.
     pub fn new(link: Rc<Link>, head: &Parts, present: Present) -> Self {
         let started = link.first_byte().unwrap_or_else(clock::now);
+        link.begins();
         Self {
             callee: link.callee(),
             first_try: Cell::new(link.first_try.take()),
@@ -392,5 +393,6 @@ impl Drop for Call {
             self.failed(Reason::CallerCancelled);
         }
         self.link.moments.reset();
+        self.link.ends();
     }
 }

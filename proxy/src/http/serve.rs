@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
 use self::h1::Server;
@@ -41,6 +41,12 @@ const MAX_HEAD_READ: u32 = 128 * 1024;
 /// held for it is given up until bytes come.
 const REST: Duration = Duration::from_secs(2);
 
+/// In how many looks a connection of HTTP/2 must have carried nothing to be idle. With fewer it would be found idle later.
+const LOOKS: u32 = 4;
+
+/// HTTP/2: how long a caller that was told to go elsewhere may take to close a connection that carries nothing.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// HTTP/2: streams that a caller may have open at once on a connection.
 const MAX_STREAMS: u32 = 256;
 /// HTTP/2: as towards callees, a stream may run a megabyte ahead and a connection four streams' worth.
@@ -66,8 +72,9 @@ pub struct Link {
     pub first_try: Cell<Option<Reason>>,
     /// HTTP/2: requests share the connection.
     pub multiplexed: bool,
-    /// Requests that have begun on it.
+    /// Requests that have begun on it, and those of them that are over.
     begun: Cell<u64>,
+    over: Cell<u64>,
     /// Tells that the connection is to be closed although its caller does not read.
     cut: Notify,
 }
@@ -89,6 +96,7 @@ impl Link {
             first_try: Cell::new(None),
             multiplexed: false,
             begun: Cell::new(0),
+            over: Cell::new(0),
             cut: Notify::new(),
         }
     }
@@ -156,6 +164,20 @@ impl Link {
         if self.multiplexed { None } else { self.moments.take() }
     }
 
+    /// A request begins.
+    pub fn begins(&self) {
+        self.begun.set(self.begun.get() + 1);
+    }
+
+    /// A request that has begun is over.
+    pub fn ends(&self) {
+        self.over.set(self.over.get() + 1);
+    }
+
+    fn is_unused(&self) -> bool {
+        self.begun == self.over
+    }
+
     /// Closes the connection under its one request. On HTTP/2 only the stream is to end, which is for its body to say.
     pub fn cut(&self) {
         if !self.multiplexed {
@@ -176,12 +198,15 @@ pub async fn connection(link: Link, stream: ClientStream, spoken: Spoken) {
         // In a box, so that a connection at rest holds no more than itself.
         let Some(resting) = Box::pin(http1(&link, stream)).await else { return };
         stream = resting;
-        let _resting = link.worker.common.connections.rest();
+        let common = &link.worker.common;
+        let _resting = common.connections.rest();
+        let idle = Box::pin(sleep(common.waits.idle));
         tokio::select! {
             biased;
             // A request that has come by then is served.
             () = stream.readable() => {}
             () = link.worker.drained(link.direction) => return,
+            () = idle => return common.connections.close_idle(),
         }
     }
 }
@@ -191,44 +216,79 @@ async fn http2(link: &Rc<Link>, stream: ClientStream) {
     tokio::select! {
         biased;
         _ = connection.as_mut() => return,
-        () = when_woken(link.worker.drained(link.direction)) => connection.as_mut().graceful_shutdown(),
+        () = when_woken(link.worker.drained(link.direction)) => {}
+        () = Box::pin(when_woken(unused(link, link.worker.common.waits.idle))) => link.worker.common.connections.close_idle(),
     }
-    let _ = connection.await;
+    // Streams that the caller opens before it has heard of it are served (RFC 9113, 6.8).
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = Box::pin(unused(link, GOODBYE)) => {}
+    }
+}
+
+/// Resolves when a connection of HTTP/2 has carried no request for so long, and up to a fourth of it later.
+async fn unused(link: &Link, time: Duration) {
+    let (mut begun, mut since) = (link.begun.get(), Instant::now());
+    while since.elapsed() < time {
+        sleep(time / LOOKS).await;
+        if begun != link.begun.get() || !link.is_unused() {
+            (begun, since) = (link.begun.get(), Instant::now());
+        }
+    }
+}
+
+/// Why a connection of HTTP/1 is not served on.
+enum Left {
+    Ended,
+    AtRest,
+    /// The rest of a request's head does not come.
+    SlowHead,
 }
 
 /// Serves HTTP/1 until the connection ends, or comes to rest: then it is given back without any buffer.
 async fn http1(link: &Rc<Link>, stream: ClientStream) -> Option<ClientStream> {
     let server = Server::new(link, stream);
-    let rests = {
+    let left = {
         let (mut serving, mut orders) = (pin!(server.serve()), pin!(when_woken(orders(link, &server))));
         tokio::select! {
             biased;
-            () = &mut serving => false,
-            rests = &mut orders => rests,
+            () = &mut serving => Left::Ended,
+            left = &mut orders => left,
         }
     };
-    if rests { server.into_stream() } else { None }
+    match left {
+        Left::AtRest => return server.into_stream(),
+        Left::SlowHead => Box::pin(server.refuse(Reason::RequestHeadTimeout)).await,
+        Left::Ended => {}
+    }
+    None
 }
 
-/// What else than its requests decides about a connection. Resolves when it is to end, or to rest, and says which.
-async fn orders(link: &Link, server: &Server<'_>) -> bool {
-    let mut look = interval_at(Instant::now() + REST, REST);
+/// What else than its requests decides about a connection. Resolves when it is not to be served on, and says why.
+async fn orders(link: &Link, server: &Server<'_>) -> Left {
+    let head = link.worker.common.waits.head;
+    let every = REST.min(head);
+    let mut look = interval_at(Instant::now() + every, every);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = link.begun.get();
     loop {
         tokio::select! {
             biased;
-            () = link.cut.notified() => return false,
+            () = link.cut.notified() => return Left::Ended,
             () = link.worker.drained(link.direction), if !server.is_closing() => {
                 if server.is_idle() {
-                    return false;
+                    return Left::Ended;
                 }
                 server.close_soon();
             }
             _ = look.tick() => {
                 let before = std::mem::replace(&mut seen, link.begun.get());
                 if before == seen && server.is_at_rest() {
-                    return true;
+                    return Left::AtRest;
+                }
+                if server.reads_head_since().is_some_and(|since| since.elapsed() >= head) {
+                    return Left::SlowHead;
                 }
             }
         }

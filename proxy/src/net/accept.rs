@@ -12,7 +12,7 @@ use http::HeaderValue;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -187,17 +187,35 @@ enum Heard {
     Stopping,
 }
 
-/// Reads until the bytes say what is spoken.
+/// Reads until the bytes say what is spoken, or have been too few for too long: then they are no HTTP, or, where that is declared,
+/// a request whose head comes too slowly.
 async fn listen(link: &Link, stream: &mut TcpStream, bytes: &mut BytesMut, declared: bool) -> Heard {
+    let waits = link.worker.common.waits;
     let read = async {
         loop {
             if let Some(spoken) = spoken(bytes, declared) {
                 return Heard::Clear(spoken);
             }
-            if stream.read_buf(bytes).await.unwrap_or(0) == 0 {
-                return Heard::Ended;
+            let first_byte = link.moments.first_byte();
+            let until = match first_byte {
+                Some(first_byte) => Some(first_byte + waits.head),
+                // Elsewhere it may be the callee that speaks first, in its own time.
+                None => declared.then(|| Instant::now() + waits.idle),
+            };
+            let read = stream.read_buf(bytes);
+            let read = match until {
+                Some(until) => timeout_at(until, read).await,
+                None => Ok(read.await),
+            };
+            match (read, first_byte) {
+                (Ok(Ok(1..)), _) => link.moments.note(),
+                (Ok(_), _) => return Heard::Ended,
+                (Err(_), Some(_)) => return Heard::Clear(if declared { Spoken::Http1 } else { Spoken::Opaque }),
+                (Err(_), None) => {
+                    link.worker.common.connections.close_idle();
+                    return Heard::Ended;
+                }
             }
-            link.moments.note();
         }
     };
     tokio::select! {

@@ -47,6 +47,11 @@ impl Moments {
         self.0.first_byte.take()
     }
 
+    /// The same without taking it.
+    pub fn first_byte(&self) -> Option<Instant> {
+        self.0.first_byte.get()
+    }
+
     /// Forgets bytes that belonged to the body of the request that is now over.
     pub fn reset(&self) {
         self.0.first_byte.set(None);

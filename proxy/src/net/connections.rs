@@ -1,10 +1,18 @@
-//! The callers' connections: bounded, because each takes memory however little comes by it, and counted, so that the end of
-//! the last can be awaited.
+//! The callers' connections: bounded in number and in how long they may be kept waiting, because each takes memory however little
+//! comes by it, and counted, so that the end of the last can be awaited.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::Duration,
 };
+
+use firebreak_crds::spec::defaults::{CALLER_IDLE, REQUEST_HEAD_TIME};
 
 use tokio::sync::Notify;
 
@@ -25,6 +33,7 @@ struct Inner {
     open: AtomicUsize,
     resting: AtomicUsize,
     limit: usize,
+    idle_closed: AtomicU64,
     last_closed: Notify,
 }
 
@@ -39,6 +48,21 @@ pub struct Counted {
 /// A connection that counts as being at rest until this is dropped.
 #[derive(Debug)]
 pub struct Resting(Connections);
+
+/// How long callers may keep their connections waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// For the rest of a request's head, from its first byte.
+    pub head: Duration,
+    /// For the next request, while none is under way.
+    pub idle: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { head: REQUEST_HEAD_TIME, idle: CALLER_IDLE }
+    }
+}
 
 /// How many connections fit into `memory` bytes; at least a hundred.
 pub fn limit_for(memory: u64) -> usize {
@@ -58,6 +82,7 @@ impl Connections {
             open: AtomicUsize::new(0),
             resting: AtomicUsize::new(0),
             limit,
+            idle_closed: AtomicU64::new(0),
             last_closed: Notify::new(),
         }))
     }
@@ -87,6 +112,16 @@ impl Connections {
     /// How many may be.
     pub fn limit(&self) -> usize {
         self.0.limit
+    }
+
+    /// Counts a connection that is closed because it has carried no request for so long.
+    pub fn close_idle(&self) {
+        self.0.idle_closed.fetch_add(1, Relaxed);
+    }
+
+    /// How many were closed for that.
+    pub fn idle_closed(&self) -> u64 {
+        self.0.idle_closed.load(Relaxed)
     }
 
     /// Resolves when none is open.

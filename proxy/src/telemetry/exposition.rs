@@ -379,6 +379,11 @@ impl Exposed {
                 "Lines of standard output dropped, because nobody reads them or not as fast as they come",
                 self.0.log_dropped.load(Relaxed),
             ),
+            (
+                "connections_idle_closed",
+                "Connections of callers that were closed because no request came by them for too long",
+                self.0.connections.idle_closed(),
+            ),
         ] {
             let metric = &mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;

@@ -266,6 +266,13 @@ static ADVICE: [(Reason, Advice); REASONS.len()] = [
         ),
     ),
     (
+        Reason::RequestHeadTimeout,
+        advise(
+            "The rest of the request's head did not come within a minute of its first byte. On HTTP/1 only; the connection is closed.",
+            "Look at the caller: it broke off while sending, or keeps connections on purpose that way.",
+        ),
+    ),
+    (
         Reason::ResponseHeadTooLarge,
         advise(
             "The head of the callee's response has more than 100 headers or 64 KiB: more than the proxy takes.",

@@ -153,6 +153,7 @@ impl From<Reason> for Fate {
             | Reason::TooManyConnections
             | Reason::RequestMalformed
             | Reason::RequestHeadTooLarge
+            | Reason::RequestHeadTimeout
             | Reason::Internal => Self::Rejected,
         }
     }

@@ -73,6 +73,8 @@ pub enum Reason {
     RequestMalformed,
     /// The head of the request is longer than the proxy takes.
     RequestHeadTooLarge,
+    /// The rest of the request's head did not come in time.
+    RequestHeadTimeout,
     /// The head of the response is longer than the proxy takes.
     ResponseHeadTooLarge,
     /// A defect of the proxy.
@@ -101,7 +103,7 @@ pub enum Domain {
 }
 
 /// All reasons, for tables indexed by `Reason as usize`.
-pub const REASONS: [Reason; 35] = [
+pub const REASONS: [Reason; 36] = [
     Reason::ConnectTimeout,
     Reason::ConnectionRefused,
     Reason::ConnectFailed,
@@ -135,6 +137,7 @@ pub const REASONS: [Reason; 35] = [
     Reason::RequestIncomplete,
     Reason::RequestMalformed,
     Reason::RequestHeadTooLarge,
+    Reason::RequestHeadTimeout,
     Reason::ResponseHeadTooLarge,
     Reason::Internal,
 ];
@@ -224,6 +227,8 @@ static SAID: [Said; REASONS.len()] = {
             "what the caller sent is not valid HTTP"),
         said("request_head_too_large", "http_request_error", S::REQUEST_HEADER_FIELDS_TOO_LARGE, 3, Caller,
             "the head of the request has more than 100 headers or 64 KiB"),
+        said("request_head_timeout", "http_request_error", S::REQUEST_TIMEOUT, 4, Caller,
+            "the rest of the request's head did not come in time"),
         said("response_head_too_large", "http_response_header_section_size", S::BAD_GATEWAY, 13, Mesh,
             "the head of the callee's response has more than 100 headers or 64 KiB"),
         said("internal", "proxy_internal_error", S::INTERNAL_SERVER_ERROR, 13, Mesh,

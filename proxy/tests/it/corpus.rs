@@ -58,6 +58,8 @@ enum Setup {
     OneConnection,
     /// It is called by its own address, to which nothing was redirected.
     CalledItself,
+    /// It waits 200 ms for the rest of a request's head.
+    ShortHeads,
 }
 
 /// Whether the caller can be told.
@@ -79,6 +81,9 @@ struct Said {
     counted: BTreeMap<Verdict, u64>,
     recorded: Option<Verdict>,
 }
+
+/// How long [`Setup::ShortHeads`] waits.
+const SHORT_HEAD: Duration = Duration::from_millis(200);
 
 /// The longest that anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -124,6 +129,7 @@ impl Cause {
         match self.proxy {
             Setup::Usual => {}
             Setup::OneConnection => settings.max_connections = 1,
+            Setup::ShortHeads => settings.waits.head = SHORT_HEAD,
             Setup::CalledItself => settings.redirected = vec![(own, Kind::Before(own))],
         }
         let mut entries = vec![("TrafficPolicy", self.policy())];

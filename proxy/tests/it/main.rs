@@ -32,3 +32,4 @@ mod support;
 mod timeouts;
 mod tracing;
 mod unread_log;
+mod waits;

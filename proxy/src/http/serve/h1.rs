@@ -36,10 +36,20 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 pub(super) struct Server<'a> {
     link: &'a Rc<Link>,
     conn: Shared<ClientStream>,
-    /// It waits for a request of which nothing has come.
-    idle: Cell<bool>,
+    stage: Cell<Stage>,
     /// It is to end with the request that is under way.
     closing: Cell<bool>,
+}
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It waits for a request of which nothing has come.
+    Idle,
+    /// Some of a request's head has come.
+    Head,
+    /// A request is under way.
+    Request,
 }
 
 /// What a request says about its response and what comes after it.
@@ -52,12 +62,17 @@ struct Asked {
 impl<'a> Server<'a> {
     pub(super) fn new(link: &'a Rc<Link>, stream: ClientStream) -> Self {
         let conn = Rc::new(RefCell::new(Conn::new(stream)));
-        Self { link, conn, idle: Cell::new(false), closing: Cell::new(false) }
+        Self { link, conn, stage: Cell::new(Stage::Request), closing: Cell::new(false) }
     }
 
     /// Whether nothing is under way, and nothing of a request has come.
     pub(super) fn is_idle(&self) -> bool {
-        self.idle.get()
+        self.stage.get() == Stage::Idle
+    }
+
+    /// When the first byte came of the request whose head is being read.
+    pub(super) fn reads_head_since(&self) -> Option<Instant> {
+        if self.stage.get() == Stage::Head { self.link.moments.first_byte() } else { None }
     }
 
     /// Whether it holds nothing but the connection.
@@ -86,7 +101,7 @@ impl<'a> Server<'a> {
             let head = match self.next_head().await {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
-                Err(error) => return self.refuse(error).await,
+                Err(error) => return self.refuse(error.into()).await,
             };
             if !self.one(head).await || self.closing.get() {
                 return;
@@ -103,8 +118,12 @@ impl<'a> Server<'a> {
         let bytes = poll_fn(|cx| {
             let mut conn = self.conn.borrow_mut();
             let head = conn.poll_head(cx, head::could_be_request);
-            self.idle.set(head.is_pending() && conn.is_drained());
-            if self.idle.get() {
+            self.stage.set(match head.is_pending() {
+                true if conn.is_drained() => Stage::Idle,
+                true => Stage::Head,
+                false => Stage::Request,
+            });
+            if self.is_idle() {
                 // What has come was of the request before, or empty lines.
                 self.link.moments.reset();
             }
@@ -118,7 +137,6 @@ impl<'a> Server<'a> {
     async fn one(&self, head: RequestHead) -> bool {
         let RequestHead { parts, spelling, framing, persistent, expects } = head;
         let asked = Asked { method: parts.method.clone(), version: parts.version, persistent };
-        self.link.begun.set(self.link.begun.get() + 1);
         self.conn.borrow_mut().begin_body(framing, expects);
         let request = Request::from_parts(parts, Incoming::Http1(Body::new(&self.conn)));
         let reply = {
@@ -202,11 +220,7 @@ impl<'a> Server<'a> {
     }
 
     /// Answers what is no request, and enters it in the books.
-    async fn refuse(&self, error: HeadError) {
-        let reason = match error {
-            HeadError::Syntax => Reason::RequestMalformed,
-            HeadError::TooLarge => Reason::RequestHeadTooLarge,
-        };
+    pub(super) async fn refuse(&self, reason: Reason) {
         let started = self.link.moments.take().unwrap_or_else(Instant::now);
         self.link.enter(&self.link.callee(), started, Some(reason.status()), Some(reason), 0);
         self.conn.borrow_mut().put(refusal(&self.link.worker.common.name, reason).as_bytes());
@@ -229,6 +243,16 @@ impl<'a> Server<'a> {
         };
         // Whatever becomes of it, the connection is dropped now.
         let _ = timeout(DISCARD_TIME, close).await;
+    }
+}
+
+impl From<HeadError> for Reason {
+    /// What is wrong with a request that has such a head.
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Syntax => Self::RequestMalformed,
+            HeadError::TooLarge => Self::RequestHeadTooLarge,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Cause, Protocol, Setup,
+    Cause, Protocol, SHORT_HEAD, Setup,
     callers::{Caller, ID},
     causes,
     peers::Peer,
@@ -84,7 +84,7 @@ async fn beside_envoy() {
 fn has_equivalent(cause: &Cause) -> bool {
     let faults = if cause.faults.is_empty() { json!([]) } else { cause.faults() };
     let abort = &faults[0]["abort"];
-    cause.proxy == Setup::Usual
+    matches!(cause.proxy, Setup::Usual | Setup::ShortHeads)
         && ["reset", "refuse", "blackhole"].iter().all(|kind| abort[kind].is_null())
         && !matches!(cause.caller, Caller::Calls([("firebreak-deadline-ms", _)]))
 }
@@ -187,7 +187,7 @@ impl Scene {
             .map(|own| route(place, by_grpc, &own["match"]["path"]["prefix"], &own["timeouts"], &policy["retries"]))
             .collect();
         routes.push(route(place, by_grpc, &json!("/"), &policy["timeouts"], &policy["retries"]));
-        let manager = json!({
+        let mut manager = json!({
             "stat_prefix": place.to_string(),
             "codec_type": "AUTO",
             "generate_request_id": false,
@@ -196,6 +196,9 @@ impl Scene {
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
             "http_filters": filters(self.cause, &policy),
         });
+        if self.cause.proxy == Setup::ShortHeads {
+            manager["request_headers_timeout"] = json!(format!("{}s", SHORT_HEAD.as_secs_f64()));
+        }
         let name = "filters.network.http_connection_manager.v3.HttpConnectionManager";
         let filter = json!({"name": "http", "typed_config": typed(name, manager)});
         json!({"name": place.to_string(), "address": address(self.address), "filter_chains": [{"filters": [filter]}]})

@@ -5,7 +5,7 @@ use super::{
         Act::{Part, Silence},
         Rest,
     },
-    ANY, Before, Caller, Cause, Domain, GRPC, HTTP1, NOT_GRPC, PLAIN, Reason, STREAMS, Script, Told,
+    ANY, Before, Caller, Cause, Domain, GRPC, HTTP1, NOT_GRPC, PLAIN, Reason, STREAMS, Script, Setup, Told,
 };
 
 const CALLER: Cause = Cause { domain: Domain::Caller, ..PLAIN };
@@ -88,6 +88,14 @@ pub(super) const CAUSES: &[Cause] = &[
         on: HTTP1,
         caller: Caller::Says(b"GET / HTTP/1.1\r\nno colon\r\n\r\n"),
         reason: Reason::RequestMalformed,
+        ..CALLER
+    },
+    Cause {
+        name: "head of the request that does not end",
+        on: HTTP1,
+        proxy: Setup::ShortHeads,
+        caller: Caller::Says(b"GET / HTTP/1.1\r\nhost: callee\r\n"),
+        reason: Reason::RequestHeadTimeout,
         ..CALLER
     },
     Cause {
