@@ -24,6 +24,7 @@ use crate::{
         endpoints::FromConfig,
         publish::{Publisher, Report},
     },
+    http::replay::{self, Replay},
     net::{
         accept::Kind,
         connections::{self, Connections, Waits},
@@ -58,6 +59,8 @@ pub struct Settings {
     pub redirected: Vec<(SocketAddr, Kind)>,
     /// Most connections that callers may have open at once; one more is reset.
     pub max_connections: usize,
+    /// Most bytes of requests' bodies that are kept for another try.
+    pub replay_bytes: usize,
     /// How long callers may keep their connections waiting.
     pub waits: Waits,
     /// How long requests under way may take to end when the proxy stops.
@@ -87,6 +90,7 @@ impl Default for Settings {
             probe_ports: Vec::new(),
             redirected: Vec::new(),
             max_connections: connections::DEFAULT_LIMIT,
+            replay_bytes: replay::limit_for(None),
             waits: Waits::default(),
             grace: Duration::from_secs(10),
             records: None,
@@ -159,11 +163,12 @@ impl Proxy {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let count = settings.workers.max(1);
         let connections = Connections::new(settings.max_connections);
+        let replay = Replay::new(settings.replay_bytes);
         let dropped = match &settings.records {
             Some(Taker::Output(output)) => output.dropped(),
             _ => Arc::default(),
         };
-        let registry = Registry::beside(count, connections.clone(), dropped);
+        let registry = Registry::beside(count, connections.clone(), replay.clone(), dropped);
         let sampling = settings.tracing.as_ref().map(|tracing| tracing.sampling);
         let (spans, exporter) = exporter(settings.tracing, &settings.identity, &registry).unzip();
         let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels, Box::new(FromConfig)));
@@ -180,6 +185,7 @@ impl Proxy {
             phase: phases,
             connections,
             waits: settings.waits,
+            replay,
             workers: senders.into(),
         });
         let listeners = bind_admin(&settings.admin)?;

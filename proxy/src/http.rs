@@ -12,6 +12,7 @@ pub mod lineage;
 mod observe;
 pub mod pipeline;
 pub mod present;
+pub mod replay;
 pub mod reply;
 pub mod reply_body;
 pub mod send_body;

@@ -14,6 +14,7 @@ use crate::{
     args::{ADMIN, INBOUND, OUTBOUND, RunArgs},
     boot::Tracing,
     config::file::Files,
+    http::replay,
     net::{
         accept::Kind,
         connections::{self, Waits, limit_for},
@@ -29,6 +30,7 @@ const HOOK: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the proxy cannot start or stop in order.
 pub fn run(args: RunArgs, log: Output) -> anyhow::Result<()> {
+    let replay_bytes = replay::limit_for(args.memory_limit);
     let files = Files { config: args.config_dir, labels: args.labels_file };
     let settings = Settings {
         workers: args.workers.into(),
@@ -45,8 +47,9 @@ pub fn run(args: RunArgs, log: Output) -> anyhow::Result<()> {
             .collect(),
         max_connections: args
             .max_connections
-            .or_else(|| args.memory_limit.map(limit_for))
+            .or_else(|| args.memory_limit.map(|memory| limit_for(memory, replay_bytes)))
             .unwrap_or(connections::DEFAULT_LIMIT),
+        replay_bytes,
         waits: Waits {
             head: Duration::from_secs(args.head_timeout_seconds),
             idle: Duration::from_secs(args.idle_timeout_seconds),

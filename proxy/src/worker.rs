@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     clock,
-    http::{deadline::LastTold, lineage::Lineage},
+    http::{deadline::LastTold, lineage::Lineage, replay::Replay},
     net::{
         accept::{self, Kind},
         connections::{Connections, Waits},
@@ -76,6 +76,8 @@ pub struct Common {
     pub connections: Connections,
     /// How long callers may keep them waiting.
     pub waits: Waits,
+    /// What is kept of requests' bodies for another try.
+    pub replay: Replay,
     /// How to reach each worker.
     pub workers: Box<[mpsc::UnboundedSender<Command>]>,
 }

@@ -101,6 +101,11 @@ fn request_defaults() -> anyhow::Result<Vec<Vec<String>>> {
         row("`retries.budget.minPerSecond`", defaults::BUDGET_MIN_PER_SECOND.to_string(), "BUDGET_MIN_PER_SECOND"),
         row("`retries.budget.window`", length(defaults::BUDGET_WINDOW), "BUDGET_WINDOW"),
         row("body kept for another try", format!("{}KiB", defaults::REPLAY_BYTES / 1024), "REPLAY_BYTES"),
+        row(
+            "bodies kept for another try, of all requests together",
+            format!("{}MiB", defaults::REPLAY_TOTAL >> 20),
+            "REPLAY_TOTAL",
+        ),
         row("wait for a gRPC status in trailers", length(defaults::TRAILERS_WAIT), "TRAILERS_WAIT"),
         row("wait that a callee may ask for before another try", length(defaults::RETRY_AFTER_MAX), "RETRY_AFTER_MAX"),
         row(

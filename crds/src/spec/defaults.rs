@@ -25,6 +25,8 @@ pub const BUDGET_MIN_PER_SECOND: u32 = 10;
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of a request body kept so that it can be sent again. A larger body is sent once.
 pub const REPLAY_BYTES: usize = 64 * 1024;
+/// Bytes of all bodies that are kept so that they can be sent again, where nothing says how much memory there is.
+pub const REPLAY_TOTAL: usize = 64 * 1024 * 1024;
 /// How long the head of a gRPC response waits for what follows it, where the policy repeats calls by their gRPC status: it may
 /// be trailers with a status.
 pub const TRAILERS_WAIT: Duration = Duration::from_millis(100);

@@ -82,7 +82,8 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
     let plan = callee.plan(&head);
     let activity = plan.clocks.idle.map(|_| Rc::new(Cell::new(call.started)));
     // An idempotent request may be sent again on a new connection even without a policy (see upstream::send).
-    let source = Source::new(body, plan.repeats() || head.method.is_idempotent(), activity.clone());
+    let repeats = plan.repeats() || head.method.is_idempotent();
+    let source = Source::new(body, repeats.then_some(&call.link.worker.common.replay), activity.clone());
     // In a box, so that requests without a fault are no larger for it.
     let above = if callee.faults.is_empty() { None } else { Box::pin(call.suffer_above(&head)).await };
     call.set_end(plan.clocks.request_end(call.admitted_at), &head.headers);

@@ -1,7 +1,9 @@
 //! The request's body, on its way to the callee, perhaps more than once.
 //!
-//! What has been read from the caller is kept up to [`REPLAY_BYTES`] as long as another try may need it. A longer body is
-//! passed through and the request is then sent once. The body is read from the caller only as fast as a try takes it.
+//! What has been read from the caller is kept up to [`REPLAY_BYTES`] as long as another try may need it, and as long as all
+//! requests together keep no more than they may ([`replay`](super::replay)). Any other body is passed through and the request is then
+//! sent once. It is kept as one run of bytes, so that many small parts take no more than their bytes. The body is read from the caller
+//! only as fast as a try takes it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,9 +15,14 @@ use std::{
 
 use bytes::Bytes;
 use firebreak_crds::spec::defaults::REPLAY_BYTES;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::{
+    headers::fields_size,
+    replay::{Held, Replay},
+};
 use crate::{
     clock,
     h1::{BodyError, Incoming},
@@ -75,10 +82,11 @@ struct FromCaller {
 struct Kept {
     rest: FromCaller,
     hint: SizeHint,
-    frames: Vec<Frame<Bytes>>,
-    bytes: usize,
+    data: Vec<u8>,
+    trailers: Option<HeaderMap>,
+    held: Held,
     ended: bool,
-    /// Too long to be kept: whoever reads now is the last.
+    /// Too long to be kept, or one too many: whoever reads now is the last.
     overflown: bool,
     /// The newest try. An older one, which its connection may still poll, takes nothing that has not come yet.
     turn: u32,
@@ -96,8 +104,15 @@ pub struct SendBody {
 #[derive(Debug)]
 enum SendKind {
     Empty,
-    Kept { source: Rc<RefCell<Kept>>, next: usize, turn: u32 },
+    Kept { source: Rc<RefCell<Kept>>, given: Given, turn: u32 },
     Once(FromCaller),
+}
+
+/// What a try was given of a body that is kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    bytes: usize,
+    trailers: bool,
 }
 
 /// Why a body ended early.
@@ -112,19 +127,16 @@ pub enum SendError {
 }
 
 impl Source {
-    /// The body of a request; kept for replay if `keep`, watched if there is an idle clock.
-    pub fn new(body: Incoming<ClientStream>, keep: bool, activity: Option<Activity>) -> Self {
+    /// The body of a request; kept for another try among what `keep` holds, if that is given; watched if there is an idle clock.
+    pub fn new(body: Incoming<ClientStream>, keep: Option<&Replay>, activity: Option<Activity>) -> Self {
         if body.is_end_stream() {
             return Self { kind: Kind::Empty, activity, awaited: None };
         }
         let awaited = Rc::new(Cell::new(false));
         let body = FromCaller { body, ended: false, awaited: Rc::clone(&awaited) };
-        let kind = if keep {
-            let hint = body.body.size_hint();
-            let kept = Kept { rest: body, hint, frames: Vec::new(), bytes: 0, ended: false, overflown: false, turn: 0 };
-            Kind::Kept(Rc::new(RefCell::new(kept)))
-        } else {
-            Kind::Once(RefCell::new(Some(body)))
+        let kind = match keep {
+            Some(replay) => Kind::Kept(Rc::new(RefCell::new(Kept::new(body, replay.hold())))),
+            None => Kind::Once(RefCell::new(Some(body))),
         };
         Self { kind, activity, awaited: Some(awaited) }
     }
@@ -159,7 +171,7 @@ impl Source {
             Kind::Kept(kept) => {
                 let turn = kept.borrow().turn + 1;
                 kept.borrow_mut().turn = turn;
-                SendKind::Kept { source: Rc::clone(kept), next: 0, turn }
+                SendKind::Kept { source: Rc::clone(kept), given: Given::default(), turn }
             }
             Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
         };
@@ -195,14 +207,18 @@ impl FromCaller {
 }
 
 impl Kept {
+    fn new(rest: FromCaller, held: Held) -> Self {
+        let hint = rest.body.size_hint();
+        Self { rest, hint, data: Vec::new(), trailers: None, held, ended: false, overflown: false, turn: 0 }
+    }
+
     fn is_whole(&self) -> bool {
         !self.overflown && (self.ended || self.rest.is_end_stream())
     }
 
-    fn poll_frame(&mut self, next: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
-        if let Some(frame) = self.frames.get(*next) {
-            *next += 1;
-            return Poll::Ready(Some(Ok(copy(frame))));
+    fn poll_frame(&mut self, given: &mut Given, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        if let Some(kept) = self.after(given) {
+            return Poll::Ready(Some(Ok(kept)));
         }
         if self.ended {
             return Poll::Ready(None);
@@ -213,31 +229,47 @@ impl Kept {
             Some(Err(_)) => {}
             Some(Ok(frame)) => {
                 self.keep(frame);
-                *next = self.frames.len();
+                *given = Given { bytes: self.data.len(), trailers: self.trailers.is_some() };
             }
         }
         Poll::Ready(frame)
     }
 
-    fn keep(&mut self, frame: &Frame<Bytes>) {
-        self.bytes += frame.data_ref().map_or(0, Bytes::len);
-        self.overflown |= self.bytes > REPLAY_BYTES;
-        if self.overflown {
-            self.frames = Vec::new();
-        } else {
-            self.frames.push(copy(frame));
+    /// What is kept of the body after what was given of it.
+    fn after(&self, given: &mut Given) -> Option<Frame<Bytes>> {
+        if given.bytes < self.data.len() {
+            let had = std::mem::replace(&mut given.bytes, self.data.len());
+            return Some(Frame::data(Bytes::copy_from_slice(&self.data[had..])));
         }
+        let trailers = self.trailers.as_ref().filter(|_| !given.trailers)?;
+        given.trailers = true;
+        Some(Frame::trailers(trailers.clone()))
     }
-}
 
-/// Few bytes are copied: shared, they would hold all of the buffer that they were read into.
-const FEW: usize = 1024;
-
-fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
-    match (frame.data_ref(), frame.trailers_ref()) {
-        (_, Some(trailers)) => Frame::trailers(trailers.clone()),
-        (Some(few), None) if few.len() < FEW => Frame::data(Bytes::copy_from_slice(few)),
-        (data, None) => Frame::data(data.cloned().unwrap_or_default()),
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if self.overflown {
+            return;
+        }
+        let data = frame.data_ref().map_or(&[][..], Bytes::as_ref);
+        let trailers = frame.trailers_ref().or(self.trailers.as_ref());
+        let length = self.data.len() + data.len();
+        if length <= REPLAY_BYTES {
+            // By doubling, so that many small parts are not copied often, but never to more than may be kept.
+            let room = if length > self.data.capacity() {
+                length.max((2 * length).min(REPLAY_BYTES))
+            } else {
+                self.data.capacity()
+            };
+            if self.held.keep(room + trailers.map_or(0, fields_size)) {
+                self.data.reserve_exact(room - self.data.len());
+                self.data.extend_from_slice(data);
+                self.trailers = trailers.cloned();
+                return;
+            }
+        }
+        self.overflown = true;
+        self.held.release();
+        (self.data, self.trailers) = (Vec::new(), None);
     }
 }
 
@@ -250,12 +282,12 @@ impl Body for SendBody {
         let frame = match &mut this.kind {
             SendKind::Empty => return Poll::Ready(None),
             SendKind::Once(body) => ready!(body.poll_frame(cx)),
-            SendKind::Kept { source, next, turn } => {
+            SendKind::Kept { source, given, turn } => {
                 let mut kept = source.borrow_mut();
                 if kept.turn != *turn && !kept.is_whole() {
                     return Poll::Ready(Some(Err(SendError::Superseded.into())));
                 }
-                let frame = ready!(kept.poll_frame(next, cx));
+                let frame = ready!(kept.poll_frame(given, cx));
                 drop(kept);
                 frame
             }
@@ -274,9 +306,10 @@ impl Body for SendBody {
         match &self.kind {
             SendKind::Empty => true,
             SendKind::Once(body) => body.is_end_stream(),
-            SendKind::Kept { source, next, .. } => {
+            SendKind::Kept { source, given, .. } => {
                 let kept = source.borrow();
-                *next >= kept.frames.len() && (kept.ended || kept.rest.is_end_stream())
+                let has_all = given.bytes >= kept.data.len() && (given.trailers || kept.trailers.is_none());
+                has_all && (kept.ended || kept.rest.is_end_stream())
             }
         }
     }
@@ -285,7 +318,7 @@ impl Body for SendBody {
         match &self.kind {
             SendKind::Empty => SizeHint::with_exact(0),
             SendKind::Once(body) => body.body.size_hint(),
-            SendKind::Kept { source, next: 0, .. } => source.borrow().hint,
+            SendKind::Kept { source, given: Given { bytes: 0, .. }, .. } => source.borrow().hint,
             SendKind::Kept { .. } => SizeHint::default(),
         }
     }

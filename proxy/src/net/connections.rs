@@ -64,9 +64,10 @@ impl Default for Waits {
     }
 }
 
-/// How many connections fit into `memory` bytes; at least a hundred.
-pub fn limit_for(memory: u64) -> usize {
-    usize::try_from(memory.saturating_sub(BASE) / EACH).unwrap_or(usize::MAX).max(100)
+/// How many connections fit into `memory` bytes of which bodies may take `replay`; at least a hundred.
+pub fn limit_for(memory: u64, replay: usize) -> usize {
+    let left = memory.saturating_sub(BASE).saturating_sub(u64::try_from(replay).unwrap_or(u64::MAX));
+    usize::try_from(left / EACH).unwrap_or(usize::MAX).max(100)
 }
 
 impl Default for Connections {
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_limit_follows_the_memory() {
-        assert_eq!(limit_for(128 << 20), 2218);
-        assert_eq!(limit_for(0), 100);
+        assert_eq!(limit_for(128 << 20, 16 << 20), 1877);
+        assert_eq!(limit_for(0, 0), 100);
     }
 }

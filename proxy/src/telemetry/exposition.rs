@@ -384,6 +384,11 @@ impl Exposed {
                 "Connections of callers that were closed because no request came by them for too long",
                 self.0.connections.idle_closed(),
             ),
+            (
+                "replay_refused",
+                "Requests whose bodies were not kept for another try, because others took all that may be kept",
+                self.0.replay.refused(),
+            ),
         ] {
             let metric = &mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
@@ -394,6 +399,8 @@ impl Exposed {
             ("connections", "Connections that callers have open", count(connections.open())),
             ("connections_at_rest", "Those of them that hold no buffers", count(connections.resting())),
             ("connections_limit", "Most that they may have open; one more is reset", count(connections.limit())),
+            ("replay_bytes", "Bytes of bodies that are kept for another try", count(self.0.replay.held())),
+            ("replay_limit_bytes", "Most that may be kept of them", count(self.0.replay.limit())),
             ("config_problems", "Broken entries of the newest config, kept in their last good form", problems),
             ("config_ignored", "Fields and entries of the newest config that this version does not know", ignored),
         ] {

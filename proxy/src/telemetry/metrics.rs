@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     config::publish::Report,
+    http::replay::Replay,
     net::connections::Connections,
     policy::{
         balance::Endpoint,
@@ -217,6 +218,8 @@ pub struct Registry {
     config: Arc<ConfigMetrics>,
     /// The callers' connections.
     pub connections: Connections,
+    /// What is kept of requests' bodies for another try.
+    pub replay: Replay,
     /// Lines of the log that were dropped, because it could not keep up or nobody reads it.
     pub log_dropped: Arc<AtomicU64>,
     /// Spans that the collector took.
@@ -402,17 +405,19 @@ impl ConfigMetrics {
 impl Registry {
     /// Nothing counted yet, for this many workers and these connections.
     pub fn new(workers: usize, connections: Connections) -> Arc<Self> {
-        Self::beside(workers, connections, Arc::default())
+        Self::beside(workers, connections, Replay::default(), Arc::default())
     }
 
-    /// The same beside an [`Output`](super::output::Output) that counts the lines that it drops in `log_dropped`.
-    pub fn beside(workers: usize, connections: Connections, log_dropped: Arc<AtomicU64>) -> Arc<Self> {
+    /// The same beside what bodies are kept in, and an [`Output`](super::output::Output) that counts the lines that it drops in
+    /// `log_dropped`.
+    pub fn beside(workers: usize, connections: Connections, replay: Replay, log_dropped: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             workers: workers.max(1),
             callees: Mutex::default(),
             faults: Mutex::default(),
             config: Arc::default(),
             connections,
+            replay,
             log_dropped,
             spans_exported: AtomicU64::new(0),
             spans_dropped: AtomicU64::new(0),

@@ -26,6 +26,7 @@ mod outliers;
 mod protocols;
 mod rate_limits;
 mod recorder;
+mod replay_bound;
 mod retries;
 mod slow_callers;
 mod support;
