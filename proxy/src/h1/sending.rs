@@ -45,6 +45,11 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Sending<B> {
         Self { body, framing, ended: framing == Framing::None, failed: None }
     }
 
+    /// The body, to tell it something.
+    pub fn body(&mut self) -> &mut B {
+        &mut self.body
+    }
+
     /// The body, of which some may have been taken.
     pub fn into_body(self) -> B {
         self.body

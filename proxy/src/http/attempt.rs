@@ -143,7 +143,9 @@ impl Sending<'_> {
         }
         one.sent.set(true);
         let tell = |headers: &mut HeaderMap| self.tell_callee(one.number, headers);
-        let outgoing = Outgoing { head: self.head, spelling: self.spelling, source: self.source, tell: &tell };
+        let interim = |head| self.call.link.say(head);
+        let outgoing =
+            Outgoing { head: self.head, spelling: self.spelling, source: self.source, tell: &tell, interim: &interim };
         let callee = &*self.call.callee;
         let worker = &*self.call.link.worker;
         let (address, end, clocks, used, errno) = (one.address, one.end, self.plan.clocks, &one.used, &one.errno);

@@ -105,7 +105,17 @@ pub struct SendBody {
 enum SendKind {
     Empty,
     Kept { source: Rc<RefCell<Kept>>, given: Given, turn: u32 },
-    Once(FromCaller),
+    Once { rest: FromCaller, first: First },
+}
+
+/// The first part of a body that is not kept. It can be given back as long as no other was taken and nothing was written of it.
+#[derive(Debug)]
+enum First {
+    NotTaken,
+    Taken(Bytes),
+    /// It was given back, and is to be taken again.
+    Again(Bytes),
+    Gone,
 }
 
 /// What a try was given of a body that is kept.
@@ -173,22 +183,66 @@ impl Source {
                 kept.borrow_mut().turn = turn;
                 SendKind::Kept { source: Rc::clone(kept), given: Given::default(), turn }
             }
-            Kind::Once(body) => body.borrow_mut().take().map_or(SendKind::Empty, SendKind::Once),
+            Kind::Once(body) => {
+                let rest = body.borrow_mut().take();
+                rest.map_or(SendKind::Empty, |rest| SendKind::Once { rest, first: First::NotTaken })
+            }
         };
-        let upload = Upload((!matches!(kind, SendKind::Empty)).then(Rc::default));
-        SendBody { kind, activity: self.activity.clone(), upload, begun: false }
+        SendBody::new(kind, self.activity.clone())
     }
 }
 
 impl SendBody {
+    fn new(kind: SendKind, activity: Option<Activity>) -> Self {
+        let upload = Upload((!matches!(kind, SendKind::Empty)).then(Rc::default));
+        Self { kind, activity, upload, begun: false }
+    }
+
     /// Tells when all of it was sent.
     pub fn upload(&self) -> Upload {
         self.upload.clone()
     }
+}
 
-    /// Whether some of it was taken.
-    pub fn is_begun(&self) -> bool {
-        self.begun
+impl SendBody {
+    /// Something was written: what was taken cannot be given back any more.
+    pub fn written(&mut self) {
+        if let SendKind::Once { first, .. } = &mut self.kind {
+            *first = First::Gone;
+        }
+    }
+
+    /// The body as it was before any of it was taken, where nothing was written of it and it can still be had.
+    pub fn give_back(self) -> Option<Self> {
+        let kind = match self.kind {
+            _ if !self.begun => return Some(self),
+            SendKind::Once { rest, first: First::Taken(data) } => SendKind::Once { rest, first: First::Again(data) },
+            SendKind::Empty | SendKind::Kept { .. } | SendKind::Once { .. } => return None,
+        };
+        Some(Self::new(kind, self.activity))
+    }
+}
+
+impl First {
+    /// Takes the next part: this one again, or what comes from the caller.
+    fn poll_frame(
+        &mut self,
+        rest: &mut FromCaller,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        if let Self::Again(data) = self {
+            let data = data.clone();
+            *self = Self::Taken(data.clone());
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let frame = ready!(rest.poll_frame(cx));
+        match (&frame, &self) {
+            // That there is no more of it is remembered.
+            (None, _) => {}
+            (Some(Ok(frame)), Self::NotTaken) => *self = frame.data_ref().cloned().map_or(Self::Gone, Self::Taken),
+            (Some(_), _) => *self = Self::Gone,
+        }
+        Poll::Ready(frame)
     }
 }
 
@@ -281,7 +335,7 @@ impl Body for SendBody {
         let this = self.get_mut();
         let frame = match &mut this.kind {
             SendKind::Empty => return Poll::Ready(None),
-            SendKind::Once(body) => ready!(body.poll_frame(cx)),
+            SendKind::Once { rest, first } => ready!(first.poll_frame(rest, cx)),
             SendKind::Kept { source, given, turn } => {
                 let mut kept = source.borrow_mut();
                 if kept.turn != *turn && !kept.is_whole() {
@@ -305,7 +359,7 @@ impl Body for SendBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             SendKind::Empty => true,
-            SendKind::Once(body) => body.is_end_stream(),
+            SendKind::Once { rest, first } => !matches!(first, First::Again(_)) && rest.is_end_stream(),
             SendKind::Kept { source, given, .. } => {
                 let kept = source.borrow();
                 let has_all = given.bytes >= kept.data.len() && (given.trailers || kept.trailers.is_none());
@@ -317,9 +371,9 @@ impl Body for SendBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             SendKind::Empty => SizeHint::with_exact(0),
-            SendKind::Once(body) => body.body.size_hint(),
+            SendKind::Once { rest, first: First::NotTaken } => rest.body.size_hint(),
             SendKind::Kept { source, given: Given { bytes: 0, .. }, .. } => source.borrow().hint,
-            SendKind::Kept { .. } => SizeHint::default(),
+            SendKind::Kept { .. } | SendKind::Once { .. } => SizeHint::default(),
         }
     }
 }

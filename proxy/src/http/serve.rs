@@ -1,8 +1,17 @@
 //! Serving HTTP on a caller's connection.
 
-use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
-use http::{HeaderValue, Request, StatusCode};
+use bytes::BytesMut;
+use http::{HeaderValue, Request, StatusCode, Version};
 use hyper::{
     body,
     server::conn::http2,
@@ -16,9 +25,9 @@ use tokio::{
 };
 
 use self::h1::Server;
-use super::{pipeline, reply_body::ReplyBody};
+use super::{headers::prepare_response, pipeline, reply_body::ReplyBody};
 use crate::{
-    h1::{Incoming, Spelling},
+    h1::{Framing, Incoming, ResponseHead, Spelling, head},
     net::{
         client_stream::{ClientStream, Moments},
         detect::Spoken,
@@ -43,6 +52,9 @@ const REST: Duration = Duration::from_secs(2);
 
 /// In how many looks a connection of HTTP/2 must have carried nothing to be idle. With fewer it would be found idle later.
 const LOOKS: u32 = 4;
+
+/// HTTP/1: above this many bytes of what is said before an answer, no more is passed on until some of it was written.
+const INTERIM: usize = 16 * 1024;
 
 /// HTTP/2: how long a caller that was told to go elsewhere may take to close a connection that carries nothing.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -75,6 +87,8 @@ pub struct Link {
     /// Requests that have begun on it, and those of them that are over.
     begun: Cell<u64>,
     over: Cell<u64>,
+    /// HTTP/1: what callees said before their answers, and the caller is to be told (RFC 9110, 15.2).
+    interim: RefCell<BytesMut>,
     /// Tells that the connection is to be closed although its caller does not read.
     cut: Notify,
 }
@@ -97,6 +111,7 @@ impl Link {
             multiplexed: false,
             begun: Cell::new(0),
             over: Cell::new(0),
+            interim: RefCell::default(),
             cut: Notify::new(),
         }
     }
@@ -172,6 +187,17 @@ impl Link {
     /// A request that has begun is over.
     pub fn ends(&self) {
         self.over.set(self.over.get() + 1);
+    }
+
+    /// Tells the caller what its callee said before the answer. HTTP/2's library has no words for it; and one who does not read what
+    /// there is already needs no more of it.
+    pub fn say(&self, interim: ResponseHead) {
+        let mut said = self.interim.borrow_mut();
+        if !self.multiplexed && said.len() < INTERIM {
+            let ResponseHead { mut parts, spelling, .. } = interim;
+            prepare_response(&mut parts, false);
+            head::write_response(&parts, &spelling, Framing::None, Version::HTTP_11, true, &mut said);
+        }
     }
 
     fn is_unused(&self) -> bool {

@@ -90,6 +90,12 @@ impl ClientStream {
         Self { stream, prefix, moments }
     }
 
+    /// The same without a link.
+    #[cfg(test)]
+    pub fn after(stream: TcpStream, prefix: Bytes) -> Self {
+        Self { stream, prefix, moments: Moments::default() }
+    }
+
     /// Resolves when there is something to read, or the end.
     pub async fn readable(&self) {
         // An error is for whoever reads.

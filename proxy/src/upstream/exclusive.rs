@@ -42,6 +42,7 @@ struct Exchange<'a> {
     broken: bool,
     /// It asks for another protocol.
     upgrade: bool,
+    interim: &'a dyn Fn(ResponseHead),
     /// Bytes that the connection had written before.
     before: u64,
 }
@@ -63,12 +64,9 @@ pub(super) async fn send(mut exclusive: Exclusive, outgoing: &Outgoing<'_>, body
         Ok(head) => head,
         Err(Ended::Failed(reason)) => return Err(Failed::Sent(reason)),
         Err(Ended::Lost) if exclusive.conn.borrow().written() == before => {
-            let body = sending.into_body();
-            return match (body.is_begun(), outgoing.source.replayable()) {
-                (false, _) => Err(Failed::Unsent(Box::new(body))),
-                (true, true) => Err(Failed::Unsent(Box::new(outgoing.source.body()))),
-                (true, false) => Err(Failed::ConnectionLost),
-            };
+            let kept = || outgoing.source.replayable().then(|| outgoing.source.body());
+            let body = sending.into_body().give_back().or_else(kept);
+            return Err(body.map_or(Failed::ConnectionLost, |body| Failed::Unsent(Box::new(body))));
         }
         Err(Ended::Lost) => return Err(Failed::ConnectionLost),
     };
@@ -96,7 +94,7 @@ impl Rest {
 }
 
 impl<'a> Exchange<'a> {
-    fn new(conn: &'a Shared<Upstream>, outgoing: &Outgoing<'_>, body: SendBody) -> Result<Self, Reason> {
+    fn new(conn: &'a Shared<Upstream>, outgoing: &Outgoing<'a>, body: SendBody) -> Result<Self, Reason> {
         let parts = outgoing.head.borrow();
         let framing = framing(&parts.headers, &body).ok_or(Reason::RequestIncomplete)?;
         let mut to = conn.borrow_mut();
@@ -104,7 +102,8 @@ impl<'a> Exchange<'a> {
         let (before, method, upgrade) =
             (to.written(), parts.method.clone(), parts.headers.contains_key(header::UPGRADE));
         let sending = Sending::new(body, framing);
-        Ok(Self { conn, method, sending, sent: false, broken: false, upgrade, before })
+        let interim = outgoing.interim;
+        Ok(Self { conn, method, sending, sent: false, broken: false, upgrade, interim, before })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Ended>> {
@@ -118,6 +117,9 @@ impl<'a> Exchange<'a> {
                     return Poll::Ready(Err(Ended::Failed(Reason::RequestIncomplete)));
                 }
             }
+            if self.conn.borrow().written() > self.before {
+                self.sending.body().written();
+            }
         }
         loop {
             let head = ready!(self.conn.borrow_mut().poll_head(cx, head::could_be_response));
@@ -130,8 +132,11 @@ impl<'a> Exchange<'a> {
                 StatusCode::SWITCHING_PROTOCOLS if !self.upgrade => {
                     return Poll::Ready(Err(Ended::Failed(Reason::ProtocolError)));
                 }
-                // What is said before the answer is for the proxy (RFC 9110, 15.2).
-                status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => {}
+                // The proxy itself asks its callers for bodies, so this is for the proxy (RFC 9110, 10.1.1).
+                StatusCode::CONTINUE => {}
+                status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => {
+                    (self.interim)(head);
+                }
                 _ => return Poll::Ready(Ok(head)),
             }
         }
@@ -162,3 +167,6 @@ impl From<HeadError> for Ended {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

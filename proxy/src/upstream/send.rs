@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     clock,
-    h1::{Conn, Incoming, MAX_HEAD, Spelling},
+    h1::{Conn, Incoming, MAX_HEAD, ResponseHead, Spelling},
     http::{
         headers::fields_size,
         send_body::{SendBody, Source, Upload},
@@ -240,6 +240,8 @@ pub struct Outgoing<'a> {
     pub source: &'a Source,
     /// Says in its head what is so now, each time before it is sent.
     pub tell: &'a dyn Fn(&mut HeaderMap),
+    /// Takes what an HTTP/1 callee says before its answer (RFC 9110, 15.2).
+    pub interim: &'a dyn Fn(ResponseHead),
 }
 
 /// What one sending brought, short of a response.

@@ -242,6 +242,39 @@ async fn what_is_said_before_the_answer_is_not_the_answer() {
 }
 
 #[tokio::test]
+async fn a_caller_is_told_what_the_callee_says_before_its_answer() {
+    let callee = speaking(|_, mut stream| async move {
+        loop {
+            until(&mut stream, "\r\n\r\n").await;
+            let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n";
+            stream.write_all(format!("HTTP/1.1 102 Processing\r\n\r\n{hints}").as_bytes()).await.unwrap();
+            until(&mut stream, "go on").await;
+            stream
+                .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    let mesh = mesh(callee);
+    let mut caller = TcpStream::connect(mesh.address).await.unwrap();
+    for _ in 0..2 {
+        caller.write_all(b"POST / HTTP/1.1\r\nhost: c\r\ncontent-length: 5\r\n\r\n").await.unwrap();
+        let processing = "HTTP/1.1 102 Processing\r\nvia: 1.1 firebreak\r\n\r\n";
+        assert_eq!(until(&mut caller, "\r\n\r\n").await, processing, "at once, before the answer");
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nvia: 1.1 firebreak\r\n\r\n";
+        assert_eq!(until(&mut caller, "\r\n\r\n").await, hints);
+        caller.write_all(b"go on").await.unwrap();
+        assert!(until(&mut caller, "\r\n\r\n").await.starts_with("HTTP/1.1 103 "), "and what comes with it, before it");
+        assert!(until(&mut caller, "ok").await.starts_with("HTTP/1.1 200 "));
+    }
+    let mut old = TcpStream::connect(mesh.address).await.unwrap();
+    old.write_all(b"POST / HTTP/1.0\r\ncontent-length: 5\r\n\r\ngo on").await.unwrap();
+    assert!(until(&mut old, "ok").await.starts_with("HTTP/1.0 200 "), "it would not understand it (RFC 9110, 15.2)");
+    assert_eq!(mesh.fates(3).await, counts(&[("succeeded", 3)]));
+}
+
+#[tokio::test]
 async fn an_idle_connection_that_the_callee_closes_is_given_up_at_once() {
     let (close, closed) = tokio::sync::watch::channel(false);
     let closed: &'static _ = Box::leak(Box::new(closed));

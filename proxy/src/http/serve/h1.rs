@@ -142,8 +142,18 @@ impl<'a> Server<'a> {
         let reply = {
             let mut handling = pin!(pipeline::handle(request, spelling, Rc::clone(self.link)));
             poll_fn(|cx| match handling.as_mut().poll(cx) {
-                Poll::Ready(reply) => Poll::Ready(Some(reply)),
-                Poll::Pending => self.conn.borrow_mut().poll_gone(cx).map(|()| None),
+                Poll::Ready(reply) => {
+                    self.put_interim(asked.version);
+                    self.link.interim.take();
+                    Poll::Ready(Some(reply))
+                }
+                Poll::Pending => {
+                    if self.put_interim(asked.version) {
+                        // Whether the caller is gone is seen below.
+                        let _ = self.conn.borrow_mut().poll_flush(cx);
+                    }
+                    self.conn.borrow_mut().poll_gone(cx).map(|()| None)
+                }
             })
             .await
         };
@@ -159,6 +169,16 @@ impl<'a> Server<'a> {
                 self.respond(parts, body, &spelling, asked).await && self.read_away().await
             }
         }
+    }
+
+    /// Puts what was said before the answer where it is written, unless a caller of `version` would not understand it (RFC 9110, 15.2).
+    /// Whether there is something to write.
+    fn put_interim(&self, version: Version) -> bool {
+        let (mut said, mut conn) = (self.link.interim.borrow_mut(), self.conn.borrow_mut());
+        if version == Version::HTTP_11 && !said.is_empty() && !conn.is_full() {
+            conn.put(&said.split());
+        }
+        !conn.is_flushed()
     }
 
     /// Writes a response. Returns whether the connection goes on.
