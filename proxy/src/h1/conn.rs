@@ -5,7 +5,8 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -65,6 +66,8 @@ pub struct Conn<S> {
     reading: Reading,
     /// Who wants to know when that has ended.
     awaiting: Option<Waker>,
+    /// Who waits for more of it. The stream wakes one reader only, and whoever looks if the other side is gone reads too.
+    reader: Option<Waker>,
     /// An answer that asks for the body (RFC 9110, 10.1.1) is to be written before it is read.
     owes_continue: bool,
     out: BytesMut,
@@ -72,6 +75,16 @@ pub struct Conn<S> {
     large: Bytes,
     after: &'static [u8],
     written: u64,
+}
+
+/// Two tasks that wait for the same.
+struct Both(Waker, Waker);
+
+impl Wake for Both {
+    fn wake(self: Arc<Self>) {
+        self.0.wake_by_ref();
+        self.1.wake_by_ref();
+    }
 }
 
 /// The body that is being read.
@@ -111,6 +124,7 @@ impl<S: Stream> Conn<S> {
             checked: 0,
             reading: Reading::Ended,
             awaiting: None,
+            reader: None,
             owes_continue: false,
             out: BytesMut::new(),
             large: Bytes::new(),
@@ -229,7 +243,14 @@ impl<S: Stream> Conn<S> {
     /// # Errors
     /// Why there is no more.
     pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, ReadError>> {
-        let part = ready!(self.poll_next_part(cx));
+        let Poll::Ready(part) = self.poll_next_part(cx) else {
+            match &mut self.reader {
+                Some(reader) => reader.clone_from(cx.waker()),
+                None => self.reader = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        };
+        self.reader = None;
         if part.is_err() {
             self.reading = Reading::Broken;
         }
@@ -288,12 +309,23 @@ impl<S: Stream> Conn<S> {
     }
 
     /// Whether the other side has ended, or the connection is broken, while a message is not over. Reads ahead a little to see that,
-    /// but not into the message after it. Whoever reads the body must be of the same task.
+    /// but not into the message after it. Another task that waits for the body is woken by what comes.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.reader.as_ref().filter(|reader| !reader.will_wake(cx.waker())) {
+            None => self.poll_ahead(cx),
+            Some(reader) => {
+                let both = Waker::from(Arc::new(Both(reader.clone(), cx.waker().clone())));
+                self.poll_ahead(&mut Context::from_waker(&both))
+            }
+        }
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ahead = if self.is_read() { 1 } else { AHEAD };
         while !self.ended && self.input.len() < ahead {
             // An error is an end.
             let _ = ready!(self.poll_fill(cx));
+            self.reader.take().into_iter().for_each(Waker::wake);
         }
         if self.ended && (self.input.is_empty() || !self.is_read()) { Poll::Ready(()) } else { Poll::Pending }
     }

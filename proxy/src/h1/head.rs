@@ -232,7 +232,6 @@ fn name_host(parts: &mut request::Parts) -> Result<(), HeadError> {
     if let Some(authority) = parts.uri.authority().filter(|_| parts.method != Method::CONNECT) {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| HeadError::Syntax)?;
         parts.headers.insert(header::HOST, host);
-        return Ok(());
     }
     let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let is_foreign =

@@ -7,8 +7,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, 
 use super::present::{Field, Present};
 
 /// What concerns one hop only, or may.
-pub const HOP_BY_HOP: [HeaderName; 6] =
-    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, KEEP_ALIVE, PROXY_CONNECTION];
+pub const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+];
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -17,9 +25,11 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `traceparent` (W3C Trace Context).
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Whether a request asks to change the protocol, so that its `Upgrade` must reach the callee.
+/// Whether a request asks to change the protocol, so that its `Upgrade` must reach the callee. That to HTTP/2 is left out (RFC 9113,
+/// 3.1, has no use for it any more): all that followed would be bytes that no policy holds for.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(header::UPGRADE)
+        && !headers.get_all(header::UPGRADE).iter().any(|value| has_token(value, "h2c"))
         && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value, "upgrade"))
 }
 
@@ -107,6 +117,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     headers.remove(header::CONNECTION);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
+    headers.remove(HTTP2_SETTINGS);
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::UPGRADE);
     if headers.get(header::TE).is_some_and(|value| !has_token(value, "trailers")) {

@@ -197,6 +197,11 @@ impl Sending<'_> {
             if allowed {
                 sleep(pause).await;
             }
+            // The callee that has answered may have read on meanwhile, and what it took was more than is kept for another.
+            if !self.source.replayable() {
+                self.give_up_retrying();
+                return outcome;
+            }
             if !allowed || budget.is_some_and(|budget| !budget.take(clock::now())) {
                 self.call.callee.metrics.shard(self.call.link.worker.id).retries_refused.increment();
                 self.give_up_retrying();

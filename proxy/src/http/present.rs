@@ -49,7 +49,9 @@ impl Present {
 
     fn by_name(name: &str) -> Self {
         match name {
-            "connection" | "transfer-encoding" | "te" | "keep-alive" | "proxy-connection" => Self::one(Field::HopByHop),
+            "connection" | "transfer-encoding" | "te" | "keep-alive" | "proxy-connection" | "http2-settings" => {
+                Self::one(Field::HopByHop)
+            }
             "upgrade" => Self::one(Field::HopByHop).and(Field::Upgrade),
             "content-type" => Self::one(Field::ContentType),
             "x-request-id" => Self::one(Field::RequestId),

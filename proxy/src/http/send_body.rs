@@ -174,21 +174,22 @@ impl Source {
         }
     }
 
-    /// The body for one more try.
-    pub fn body(&self) -> SendBody {
+    /// The body for one more try. `None` where some of it is gone: an earlier try took it, and it was not kept.
+    pub fn body(&self) -> Option<SendBody> {
         let kind = match &self.kind {
             Kind::Empty => SendKind::Empty,
+            Kind::Kept(kept) if kept.borrow().overflown => return None,
             Kind::Kept(kept) => {
                 let turn = kept.borrow().turn + 1;
                 kept.borrow_mut().turn = turn;
                 SendKind::Kept { source: Rc::clone(kept), given: Given::default(), turn }
             }
             Kind::Once(body) => {
-                let rest = body.borrow_mut().take();
-                rest.map_or(SendKind::Empty, |rest| SendKind::Once { rest, first: First::NotTaken })
+                let rest = body.borrow_mut().take()?;
+                SendKind::Once { rest, first: First::NotTaken }
             }
         };
-        SendBody::new(kind, self.activity.clone())
+        Some(SendBody::new(kind, self.activity.clone()))
     }
 }
 

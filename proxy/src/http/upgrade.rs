@@ -15,6 +15,7 @@ use crate::{
     h1::conn::{Shared, Tunnel},
     net::{
         client_stream::ClientStream,
+        opaque,
         relay::{End, relay},
     },
     policy::timeout::Clocks,
@@ -41,7 +42,11 @@ pub fn agreed(answer: &Answer, method: &Method) -> bool {
 /// The callee's agreement, to be passed on.
 pub fn agreement(mut call: Box<Call>, clocks: Clocks, answer: Answer) -> Reply {
     let Answer { response, spelling, connection, upload, .. } = answer;
-    if !upload.is_done() {
+    let is_sent = |connection: &Connection| match connection {
+        Connection::Exclusive(exclusive) => exclusive.conn.borrow().is_flushed(),
+        Connection::Shared(_) => true,
+    };
+    if !upload.is_done() || !is_sent(&connection) {
         // What is left of the request would mix with what is said in the other protocol.
         return reply::failure(call, Reason::UpgradeFailed);
     }
@@ -60,8 +65,13 @@ impl Switch {
     /// Forwards bytes until either side is done.
     pub async fn forward(mut self, caller: &Shared<ClientStream>) {
         let Connection::Exclusive(callee) = &self.callee else { return self.call.failed(Reason::UpgradeFailed) };
-        let (caller, callee) = (Tunnel(Rc::clone(caller)), Tunnel(Rc::clone(&callee.conn)));
-        let (end, bytes) = relay(caller, callee, self.clocks.idle).await;
+        let callee = &callee.conn;
+        let (end, bytes) = relay(Tunnel(Rc::clone(caller)), Tunnel(Rc::clone(callee)), self.clocks.idle).await;
+        if !matches!(end, End::Closed) {
+            // Neither side is to take it for an orderly end.
+            self.call.link.moments.reset_at_close();
+            opaque::reset(callee.borrow().stream().get_ref());
+        }
         self.call.callee.metrics.shard(self.call.link.worker.id).opaque_bytes.add(bytes);
         match end {
             End::Idle => self.call.failed(Reason::IdleTimeout),

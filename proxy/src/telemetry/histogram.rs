@@ -48,7 +48,8 @@ fn bucket(micros: u64) -> usize {
     MICROS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len())
 }
 
-fn micros_of(duration: Duration) -> u64 {
+/// As exact as durations are counted.
+pub fn micros_of(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -64,8 +64,7 @@ pub(super) async fn send(mut exclusive: Exclusive, outgoing: &Outgoing<'_>, body
         Ok(head) => head,
         Err(Ended::Failed(reason)) => return Err(Failed::Sent(reason)),
         Err(Ended::Lost) if exclusive.conn.borrow().written() == before => {
-            let kept = || outgoing.source.replayable().then(|| outgoing.source.body());
-            let body = sending.into_body().give_back().or_else(kept);
+            let body = sending.into_body().give_back().or_else(|| outgoing.source.body());
             return Err(body.map_or(Failed::ConnectionLost, |body| Failed::Unsent(Box::new(body))));
         }
         Err(Ended::Lost) => return Err(Failed::ConnectionLost),

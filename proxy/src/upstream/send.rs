@@ -264,7 +264,7 @@ impl Target<'_> {
     pub async fn exchange(&self, outgoing: &Outgoing<'_>) -> Result<Answer, Reason> {
         let mut avoid = self.used.take().map_or(Avoid::Nothing, |used| Avoid::One(used.id));
         let source = outgoing.source;
-        let mut body = source.body();
+        let mut body = source.body().ok_or(Reason::RequestIncomplete)?;
         let (version, is_idempotent) = {
             let head = outgoing.head.borrow();
             (head.version, head.method.is_idempotent())
@@ -277,21 +277,19 @@ impl Target<'_> {
             let carried = used.carried;
             let sent = send(connection, outgoing, body).await;
             // It says why, and is a lesson about the callee, also where the connection is replaced.
-            let lost =
-                if let Err(Failed::Unsent(_) | Failed::ConnectionLost) = sent { Some(used.lost()) } else { None };
-            body = match sent {
+            let reason = match sent {
                 Ok(answer) => return Ok(answer),
-                Err(Failed::Unsent(unsent)) if pooled && first => *unsent,
-                Err(Failed::Unprocessed) if first && source.replayable() => source.body(),
-                Err(Failed::ConnectionLost) if first && carried && is_idempotent && source.replayable() => {
-                    source.body()
-                }
-                Err(Failed::Unprocessed) => return Err(Reason::StreamRefused),
-                Err(Failed::Unsent(_) | Failed::ConnectionLost) => {
-                    return Err(lost.unwrap_or(Reason::ConnectionReset));
-                }
                 Err(Failed::Sent(reason)) => return Err(reason),
+                Err(Failed::Unprocessed) => Reason::StreamRefused,
+                Err(Failed::Unsent(_) | Failed::ConnectionLost) => used.lost(),
             };
+            let again = match sent {
+                Err(Failed::Unsent(unsent)) if pooled && first => Some(*unsent),
+                Err(Failed::Unprocessed) if first => source.body(),
+                Err(Failed::ConnectionLost) if first && carried && is_idempotent => source.body(),
+                _ => None,
+            };
+            body = again.ok_or(reason)?;
             // A try replaces once, and by a connection that was not there yet.
             avoid = self.worker.pool.all_so_far();
             self.worker.pool.retire(self.key(), used.id);

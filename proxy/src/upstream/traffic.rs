@@ -140,6 +140,11 @@ impl<T> Counting<T> {
     pub fn new(stream: T, traffic: Arc<Traffic>) -> Self {
         Self { stream, traffic }
     }
+
+    /// The connection itself.
+    pub fn get_ref(&self) -> &T {
+        &self.stream
+    }
 }
 
 impl<T: Stream> Stream for Counting<T> {

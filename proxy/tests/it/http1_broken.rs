@@ -210,3 +210,55 @@ async fn an_agreement_before_the_request_is_whole_is_none() {
     let answer = until(&mut stream, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upgrade_failed"), "{answer}");
 }
+
+/// Whatever comes, and how the connection ends.
+async fn end_of(mut stream: TcpStream) -> (String, std::io::Result<usize>) {
+    let mut bytes = Vec::new();
+    let end = timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await.unwrap();
+    (String::from_utf8(bytes).unwrap(), end)
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole_to_an_old_caller() {
+    let callee = speaking(|_, mut stream| async move {
+        until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwor").await.unwrap();
+    })
+    .await;
+    let mesh = mesh(callee);
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\nhost: c\r\n\r\n").await.unwrap();
+    let (answer, end) = end_of(stream).await;
+    assert!(end.is_err(), "{answer}");
+    assert_eq!(mesh.fates(1).await, counts(&[("failed", 1)]));
+}
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_does_not_end_in_order() {
+    let callee = speaking(|_, mut stream| async move {
+        until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await.unwrap();
+        until(&mut stream, "go").await;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    })
+    .await;
+    let mesh = mesh(callee);
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: c\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await.unwrap();
+    until(&mut stream, "\r\n\r\n").await;
+    stream.write_all(b"go").await.unwrap();
+    let (_, end) = end_of(stream).await;
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[tokio::test]
+async fn nobody_leaves_for_http2_by_an_upgrade() {
+    let (address, heads) = answering_first("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let mesh = mesh(address);
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    let upgrade = "connection: upgrade\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA";
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: c\r\n{upgrade}\r\n\r\n").as_bytes()).await.unwrap();
+    until(&mut stream, "ok").await;
+    let heads = heads.lock();
+    assert!(!heads[0].1.contains("h2c") && !heads[0].1.contains("http2-settings"), "{heads:?}");
+}

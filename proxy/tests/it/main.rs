@@ -33,4 +33,5 @@ mod support;
 mod timeouts;
 mod tracing;
 mod unread_log;
+mod uploads;
 mod waits;

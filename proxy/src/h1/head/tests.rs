@@ -112,6 +112,9 @@ fn phrases_and_targets_go_on_as_they_came() {
     let mut out = BytesMut::new();
     write_request(&head.parts, &head.spelling, Framing::None, &mut out);
     assert!(out.starts_with(b"CONNECT a:80 HTTP/1.1\r\n"), "{out:?}");
+    // A name and a password have no business there (RFC 9110, 4.2.4).
+    let with_user = Bytes::from_static(b"GET http://user@b/ HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(request(&with_user).unwrap_err(), HeadError::Syntax);
 }
 
 proptest! {

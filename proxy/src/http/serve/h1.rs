@@ -103,8 +103,12 @@ impl<'a> Server<'a> {
                 Ok(None) => return,
                 Err(error) => return self.refuse(error.into()).await,
             };
-            if !self.one(head).await || self.closing.get() {
+            if !self.one(head).await {
                 return;
+            }
+            if self.closing.get() {
+                // It was told that the connection goes on, and may have sent more.
+                return self.close().await;
             }
         }
     }
@@ -186,7 +190,8 @@ impl<'a> Server<'a> {
         let Asked { method, version, persistent } = asked;
         let framing = framing(&mut parts, &body, &method, version);
         // A caller that was not asked for the body may send it all the same, or not.
-        let is_clear = !self.conn.borrow_mut().waive_continue() && !self.conn.borrow().is_broken();
+        let is_waiting = self.conn.borrow_mut().waive_continue() && !self.conn.borrow().is_read();
+        let is_clear = !is_waiting && !self.conn.borrow().is_broken();
         let persistent = persistent && is_clear && framing != Framing::UntilClose && !self.closing.get();
         head::write_response(&parts, spelling, framing, version, persistent, self.conn.borrow_mut().out());
         let mut sending = Sending::new(body, framing);
@@ -195,8 +200,11 @@ impl<'a> Server<'a> {
             Poll::Pending => self.conn.borrow_mut().poll_gone_after_body(cx).map(|()| false),
         })
         .await;
-        // Broken off, so that nobody takes the part for the whole.
+        // Broken off, so that nobody takes the part for the whole; where the end of the connection is that of the body, by a reset.
         if !sent {
+            if framing == Framing::UntilClose {
+                self.link.moments.reset_at_close();
+            }
             return false;
         }
         drop(sending);

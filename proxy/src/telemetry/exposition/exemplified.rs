@@ -10,7 +10,7 @@ use std::{
 use crate::{
     telemetry::{
         exemplar::{Exemplar, Exemplars, Name},
-        histogram::BOUNDS,
+        histogram::{BOUNDS, micros_of},
         metrics::{BLAMED, CalleeMetrics},
     },
     verdict::REASONS,
@@ -71,7 +71,8 @@ fn durations(text: &mut String, callees: &[Told<'_>]) -> fmt::Result {
                 None => write!(text, "+Inf\"}} {cumulative}")?,
             }
             if let Some(exemplar) = exemplars.duration(bucket) {
-                example(text, exemplar, exemplar.took.as_secs_f64())?;
+                // As exact as the bounds are compared: it must not be above that of its bucket.
+                example(text, exemplar, Duration::from_micros(micros_of(exemplar.took)).as_secs_f64())?;
             }
             text.push('\n');
         }

@@ -43,7 +43,7 @@ async fn post(exclusive: Exclusive, come: &'static [u8], keep: Option<&Replay>) 
         Request::post("/").header("host", "callee").header("content-length", 5).body(()).unwrap().into_parts();
     let (head, spelling) = (RefCell::new(head), Spelling::default());
     let outgoing = Outgoing { head: &head, spelling: &spelling, source: &source, tell: &|_| {}, interim: &|_| {} };
-    send(exclusive, &outgoing, source.body()).await
+    send(exclusive, &outgoing, source.body().unwrap()).await
 }
 
 fn reset(callee: TcpStream) {
