@@ -28,7 +28,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve traffic until the pod ends.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Redirect the pod's connections to the proxy (init container; needs NET_ADMIN).
     Init(InitArgs),
     /// Check that the redirect is in place.

@@ -33,7 +33,7 @@ use crate::{
     telemetry::{
         access_log::{self, Taker},
         metrics::Registry,
-        otlp::{self, Exporter, Span},
+        otlp::{self, Exporter, Queue, Spans},
         trace::Sampling,
     },
     upstream::checker::{self, Checked},
@@ -41,8 +41,8 @@ use crate::{
     worker::{self, Command, Common, Phase},
 };
 
-/// How long the last lines of the log may take to be written.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the last records and spans may take to be told, all together.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How the proxy is to run.
 #[derive(Clone, Debug)]
@@ -164,10 +164,7 @@ impl Proxy {
         let count = settings.workers.max(1);
         let connections = Connections::new(settings.max_connections);
         let replay = Replay::new(settings.replay_bytes);
-        let dropped = match &settings.records {
-            Some(Taker::Output(output)) => output.dropped(),
-            _ => Arc::default(),
-        };
+        let dropped = settings.records.as_ref().map(Taker::dropped).unwrap_or_default();
         let registry = Registry::beside(count, connections.clone(), replay.clone(), dropped);
         let sampling = settings.tracing.as_ref().map(|tracing| tracing.sampling);
         let (spans, exporter) = exporter(settings.tracing, &settings.identity, &registry).unzip();
@@ -329,18 +326,14 @@ fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> 
 }
 
 /// What sends spans, and where they come from.
-type Exporting = (Exporter, mpsc::Receiver<Span>);
+type Exporting = (Exporter, Queue);
 
-fn exporter(
-    tracing: Option<Tracing>,
-    identity: &Identity,
-    registry: &Arc<Registry>,
-) -> Option<(mpsc::Sender<Span>, Exporting)> {
-    let (sender, queue) = mpsc::channel(otlp::QUEUE);
+fn exporter(tracing: Option<Tracing>, identity: &Identity, registry: &Arc<Registry>) -> Option<(Spans, Exporting)> {
+    let (spans, queue) = otlp::queue();
     let label = ["app.kubernetes.io/name", "app"].into_iter().find_map(|label| identity.labels.get(label));
     let (service, name) = (label.unwrap_or(&identity.name).clone(), identity.name.clone());
     let endpoint = tracing?.endpoint;
-    Some((sender, (Exporter { endpoint, service, name, registry: Arc::clone(registry) }, queue)))
+    Some((spans, (Exporter { endpoint, service, name, registry: Arc::clone(registry) }, queue)))
 }
 
 /// The control thread: admin port, log, flight recorder, health checks, and what tidies up. Ends when the proxy is stopped.
@@ -363,9 +356,14 @@ fn control(
         // Nothing is sent: the channel closes when the proxy is dropped. The workers have gone by then, and with them
         // the log's other end.
         stopped.recv().await;
-        let _ = timeout(LAST_LINES, log).await;
-        if let Some(spans) = spans {
-            let _ = timeout(LAST_LINES, spans).await;
+        let told = timeout(LAST_WORDS, async {
+            let _ = log.await;
+            if let Some(spans) = spans {
+                let _ = spans.await;
+            }
+        });
+        if told.await.is_err() {
+            tracing::warn!("the last records or spans could not be told in time");
         }
     };
     match runtime {

@@ -31,7 +31,7 @@ fn main() -> anyhow::Result<()> {
 
 fn run(command: Command, output: &Output) -> anyhow::Result<()> {
     match command {
-        Command::Run(args) => sidecar::run(args, output.clone()),
+        Command::Run(args) => sidecar::run(*args, output.clone()),
         Command::Init(args) => Ok(redirect::run_init(&args)?),
         Command::Validate(args) => Ok(redirect::run_validate(&args)?),
         Command::Drain => sidecar::ask("POST", "/drain"),

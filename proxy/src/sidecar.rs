@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use firebreak_crds::spec::Labels;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -30,37 +31,8 @@ const HOOK: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the proxy cannot start or stop in order.
 pub fn run(args: RunArgs, log: Output) -> anyhow::Result<()> {
-    let replay_bytes = replay::limit_for(args.memory_limit);
-    let files = Files { config: args.config_dir, labels: args.labels_file };
-    let settings = Settings {
-        workers: args.workers.into(),
-        identity: Identity {
-            name: args.namespace.map_or(args.pod.clone(), |ns| format!("{}.{ns}", args.pod)),
-            labels: files.read_labels(),
-            addresses: args.pod_ips,
-        },
-        admin: everywhere(ADMIN),
-        probe_ports: args.probe_ports,
-        redirected: [(OUTBOUND, Kind::Outbound), (INBOUND, Kind::Inbound)]
-            .into_iter()
-            .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))
-            .collect(),
-        max_connections: args
-            .max_connections
-            .or_else(|| args.memory_limit.map(|memory| limit_for(memory, replay_bytes)))
-            .unwrap_or(connections::DEFAULT_LIMIT),
-        replay_bytes,
-        waits: Waits {
-            head: Duration::from_secs(args.head_timeout_seconds),
-            idle: Duration::from_secs(args.idle_timeout_seconds),
-        },
-        grace: Duration::from_secs(args.grace_seconds),
-        records: Some(Taker::Output(log)),
-        tracing: args
-            .otlp_endpoint
-            .map(|endpoint| Tracing { endpoint, sampling: Sampling { share: f64::from(args.trace_percent) / 100.0 } }),
-    };
-    let proxy = Proxy::start(settings)?;
+    let files = Files { config: args.config_dir.clone(), labels: args.labels_file.clone() };
+    let proxy = Proxy::start(settings(args, files.read_labels(), log))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving; everything is forwarded until a config is there");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let publisher = proxy.publisher();
@@ -83,6 +55,39 @@ pub fn run(args: RunArgs, log: Output) -> anyhow::Result<()> {
     })?;
     tracing::info!("stopping");
     proxy.shutdown().context("while stopping")
+}
+
+/// What the command line and the pod say of how the proxy is to run.
+fn settings(args: RunArgs, labels: Labels, log: Output) -> Settings {
+    let replay_bytes = replay::limit_for(args.memory_limit);
+    Settings {
+        workers: args.workers.into(),
+        identity: Identity {
+            name: args.namespace.map_or(args.pod.clone(), |ns| format!("{}.{ns}", args.pod)),
+            labels,
+            addresses: args.pod_ips,
+        },
+        admin: everywhere(ADMIN),
+        probe_ports: args.probe_ports,
+        redirected: [(OUTBOUND, Kind::Outbound), (INBOUND, Kind::Inbound)]
+            .into_iter()
+            .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))
+            .collect(),
+        max_connections: args
+            .max_connections
+            .or_else(|| args.memory_limit.map(|memory| limit_for(memory, replay_bytes)))
+            .unwrap_or(connections::DEFAULT_LIMIT),
+        replay_bytes,
+        waits: Waits {
+            head: Duration::from_secs(args.head_timeout_seconds),
+            idle: Duration::from_secs(args.idle_timeout_seconds),
+        },
+        grace: Duration::from_secs(args.grace_seconds),
+        records: Some(Taker::Output(log)),
+        tracing: args
+            .otlp_endpoint
+            .map(|endpoint| Tracing { endpoint, sampling: Sampling { share: f64::from(args.trace_percent) / 100.0 } }),
+    }
 }
 
 /// The port at all addresses of both families; IPv6 only where the kernel has it.

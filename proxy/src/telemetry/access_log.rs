@@ -7,7 +7,10 @@
 use std::{
     borrow::Cow,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{
     metrics::Registry,
-    otlp::{self, Span},
+    otlp::{self, Spans},
     output::Output,
     trace::Trace,
 };
@@ -198,7 +201,7 @@ pub struct Records {
     registry: Arc<Registry>,
     recorder: Recorder,
     taker: Option<Taker>,
-    spans: Option<Sender<Span>>,
+    spans: Option<Spans>,
 }
 
 /// Who takes the records of requests that failed.
@@ -212,15 +215,32 @@ pub enum Taker {
 
 /// Both ends of the queue. What failed goes to `taker`; the recorder gets all that did not simply succeed, and `spans` what is
 /// sampled.
-pub fn new(
-    registry: Arc<Registry>,
-    recorder: Recorder,
-    taker: Option<Taker>,
-    spans: Option<Sender<Span>>,
-) -> (Log, Records) {
+pub fn new(registry: Arc<Registry>, recorder: Recorder, taker: Option<Taker>, spans: Option<Spans>) -> (Log, Records) {
     let (sender, queue) = channel(QUEUE);
     let log = Log { queue: sender, registry: Arc::clone(&registry) };
     (log, Records { queue, registry, recorder, taker, spans })
+}
+
+impl Taker {
+    /// Where it counts the lines that it drops.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        match self {
+            Self::Channel(_) => Arc::default(),
+            Self::Output(output) => output.dropped(),
+        }
+    }
+
+    /// Takes a record, of which `line` is the text. Whether there was room for it; an output counts for itself.
+    fn take(&self, record: Record, mut line: String) -> bool {
+        match self {
+            Self::Channel(channel) => channel.try_send(record).is_ok(),
+            Self::Output(output) => {
+                line.push('\n');
+                output.put(line.as_bytes());
+                true
+            }
+        }
+    }
 }
 
 impl Record {
@@ -262,20 +282,11 @@ impl Records {
                 if !record.is_told() {
                     continue;
                 }
-                let Ok(mut text) = serde_json::to_string(&record) else { continue };
+                let Ok(text) = serde_json::to_string(&record) else { continue };
                 self.recorder.put(&record, &text);
-                match &self.taker {
-                    _ if !record.failed() => {}
-                    Some(Taker::Channel(channel)) => {
-                        if channel.try_send(record).is_err() {
-                            self.registry.log_dropped.fetch_add(1, Relaxed);
-                        }
-                    }
-                    Some(Taker::Output(output)) => {
-                        text.push('\n');
-                        output.put(text.as_bytes());
-                    }
-                    None => {}
+                let taker = self.taker.as_ref().filter(|_| record.failed());
+                if taker.is_some_and(|taker| !taker.take(record, text)) {
+                    self.registry.log_dropped.fetch_add(1, Relaxed);
                 }
             }
         }
@@ -286,7 +297,7 @@ impl Records {
     fn trace(&self, record: &Record) {
         let Some((spans, trace)) = self.spans.as_ref().zip(record.trace.as_ref()) else { return };
         for span in otlp::spans(record, trace) {
-            if spans.try_send(span).is_err() {
+            if !spans.put(span) {
                 self.registry.spans_dropped.fetch_add(1, Relaxed);
             }
         }

@@ -5,7 +5,7 @@
 //! messages are those of `opentelemetry-proto` that are needed, by their field numbers; the crate itself would bring the whole SDK.
 
 use std::{
-    io,
+    io, mem,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -19,7 +19,10 @@ use jiff::Timestamp;
 use prost::Message;
 use tokio::{
     net::TcpStream,
-    sync::mpsc::Receiver,
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{Receiver, Sender, channel},
+    },
     time::{sleep, timeout},
 };
 
@@ -30,7 +33,9 @@ use super::{
 };
 
 /// Spans that may wait.
-pub const QUEUE: usize = 2048;
+const QUEUE: usize = 2048;
+/// Bytes that they may take, with those of the batch that is under way.
+const BYTES: u32 = 4 << 20;
 /// Most spans in a batch.
 const BATCH: usize = 512;
 /// How long a batch waits for more.
@@ -196,6 +201,54 @@ enum NotSent {
     Refused(StatusCode),
 }
 
+/// Where spans are put that are to be sent.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    queue: Sender<Queued>,
+    room: Arc<Semaphore>,
+}
+
+/// Spans that wait.
+pub type Queue = Receiver<Queued>;
+
+/// A span that waits, and the room that it takes.
+#[derive(Debug)]
+pub struct Queued {
+    span: Span,
+    room: OwnedSemaphorePermit,
+}
+
+/// Both ends of the queue.
+pub fn queue() -> (Spans, Queue) {
+    let (queue, spans) = channel(QUEUE);
+    (Spans { queue, room: Arc::new(Semaphore::new(BYTES as usize)) }, spans)
+}
+
+impl Spans {
+    /// Puts a span into the queue, unless as many wait as may, or take as many bytes. Whether it is there.
+    pub fn put(&self, span: Span) -> bool {
+        let bytes = u32::try_from(span.bytes()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes);
+        room.is_ok_and(|room| self.queue.try_send(Queued { span, room }).is_ok())
+    }
+}
+
+impl Span {
+    /// Bytes of memory that it takes.
+    fn bytes(&self) -> usize {
+        let attribute = |it: &KeyValue| {
+            let value = match it.value.as_ref().and_then(|value| value.value.as_ref()) {
+                Some(Value::Text(text)) => text.len(),
+                Some(Value::Number(_)) | None => 0,
+            };
+            mem::size_of::<KeyValue>() + it.key.len() + value
+        };
+        let ids = self.trace_id.len() + self.span_id.len() + self.parent_span_id.len();
+        let message = self.status.as_ref().map_or(0, |status| status.message.len());
+        mem::size_of::<Self>() + ids + self.name.len() + message + self.attributes.iter().map(attribute).sum::<usize>()
+    }
+}
+
 /// What sends spans.
 #[derive(Debug)]
 pub struct Exporter {
@@ -300,12 +353,12 @@ fn as_nanos(time: Duration) -> u64 {
 
 impl Exporter {
     /// Sends what comes by the queue, until it ends.
-    pub async fn run(self, mut queue: Receiver<Span>) {
+    pub async fn run(self, mut queue: Queue) {
         let mut batch = Vec::new();
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             // Its end is noticed below.
             let _ = timeout(WAIT, fill(&mut queue, &mut batch)).await;
-            let spans = std::mem::take(&mut batch);
+            let (spans, _room): (Vec<_>, Vec<_>) = batch.drain(..).map(|queued| (queued.span, queued.room)).unzip();
             let count = spans.len() as u64;
             let taken = count - self.send_all(spans, &queue).await.unwrap_or(count).min(count);
             self.registry.spans_exported.fetch_add(taken, Relaxed);
@@ -315,7 +368,7 @@ impl Exporter {
 
     /// Sends a batch until it has arrived, or there is no hope that it does. How many of its spans the collector did not take;
     /// nothing if it did not arrive.
-    async fn send_all(&self, spans: Vec<Span>, queue: &Receiver<Span>) -> Option<u64> {
+    async fn send_all(&self, spans: Vec<Span>, queue: &Queue) -> Option<u64> {
         let body = Bytes::from(self.message(spans).encode_to_vec());
         let mut pause = PAUSE;
         for attempt in 1..=TRIES {
@@ -394,11 +447,36 @@ impl NotSent {
     }
 }
 
-async fn fill(queue: &mut Receiver<Span>, batch: &mut Vec<Span>) {
+async fn fill(queue: &mut Queue, batch: &mut Vec<Queued>) {
     while batch.len() < BATCH {
         let room = BATCH - batch.len();
         if queue.recv_many(batch, room).await == 0 {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn spans_wait_up_to_a_number_and_up_to_a_size() {
+        let (spans, mut queue) = queue();
+        let small = Span { name: "a".to_owned(), ..Span::default() };
+        assert_eq!((0..2 * QUEUE).filter(|_| spans.put(small.clone())).count(), QUEUE);
+        let mut taken = Vec::new();
+        while taken.len() < QUEUE {
+            queue.recv_many(&mut taken, QUEUE).await;
+        }
+        let large = Span { attributes: vec![text("url.path", &"x".repeat(64 * 1024))], ..Span::default() };
+        let fits = (BYTES as usize - QUEUE * small.bytes()) / large.bytes();
+        assert_eq!(
+            (0..QUEUE).filter(|_| spans.put(large.clone())).count(),
+            fits,
+            "what is taken and held takes room too"
+        );
+        drop(taken);
+        assert!(spans.put(large), "and gives it back");
     }
 }
