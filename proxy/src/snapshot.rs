@@ -24,7 +24,7 @@ use crate::{
         hedge::{ExtraLoad, Hedge},
         rate::Rate,
         retry::Retries,
-        shadow::Shadow,
+        shadow::Observer,
         timeout::Clocks,
     },
     route::matcher::Matcher,
@@ -65,7 +65,7 @@ pub struct Callee {
     /// How many requests it may still be sent, if the policy limits that.
     pub rate: Option<Arc<Rate>>,
     /// The policy that is observed beside the one in force.
-    pub shadow: Option<Arc<Shadow>>,
+    pub observer: Option<Arc<Observer>>,
     /// Inbound: how many requests the application works on at once, if the policy limits that.
     pub limit: Option<Arc<Limit>>,
     /// Faults aimed at it.

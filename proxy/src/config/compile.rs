@@ -24,7 +24,7 @@ use crate::{
         hedge::{ExtraLoad, Hedge},
         rate::Rate,
         retry::Retries,
-        shadow::Shadow,
+        shadow::Observer,
         timeout::Clocks,
     },
     route::matcher::Matcher,
@@ -59,7 +59,7 @@ struct State {
     extra: Extra,
     breaker: Option<Arc<Breaker>>,
     rate: Option<Arc<Rate>>,
-    shadow: Option<Arc<Shadow>>,
+    observer: Option<Arc<Observer>>,
     endpoints: HashMap<SocketAddr, Endpoint>,
     peers: Option<Arc<Peers>>,
     metrics: Arc<CalleeMetrics>,
@@ -84,7 +84,7 @@ impl Carried {
                 policy: None,
                 breaker: None,
                 rate: None,
-                shadow: None,
+                observer: None,
                 limit: None,
                 faults: Box::default(),
                 gate: Gate::new(bulkhead::Limits::NONE),
@@ -194,7 +194,7 @@ impl Carried {
             policy,
             breaker: state.breaker.clone(),
             rate: state.rate.clone(),
-            shadow: state.shadow.clone(),
+            observer: state.observer.clone(),
             limit: None,
             faults: faults.collect(),
             gate: Arc::clone(&state.gate),
@@ -217,7 +217,7 @@ impl Carried {
             extra: Extra::default(),
             breaker: None,
             rate: None,
-            shadow: None,
+            observer: None,
             endpoints: HashMap::new(),
             peers: None,
             metrics,
@@ -253,9 +253,6 @@ impl State {
     fn stays(&self) -> bool {
         let stays = self.named || self.gate.in_use();
         if !stays {
-            if let Some(shadow) = &self.shadow {
-                shadow.line.lock().clear();
-            }
             self.metrics.watch_gate(None);
             self.metrics.watch_breakers(Breakers::default());
         }
@@ -303,8 +300,8 @@ impl State {
         }
         let watched = self.endpoints.values().filter(|_| limits.is_some() || balancing.is_some() || checks.is_some());
         let endpoints = watched.cloned().collect();
-        let observed = self.shadow.as_ref().and_then(|shadow| shadow.breaker.clone());
-        self.metrics.watch_breakers(Breakers { callee: self.breaker.clone(), endpoints, observed });
+        let (callee, observed) = (self.breaker.clone(), self.observer.clone());
+        self.metrics.watch_breakers(Breakers { callee, endpoints, observed });
         list.map(|list| Endpoints::new(list, balancing))
     }
 

@@ -16,8 +16,8 @@ use crate::{
 impl Call {
     /// Begins to be followed, if a policy is observed for its callee.
     pub(super) fn follow(&mut self, head: &Parts) {
-        if let Some(shadow) = &self.callee.shadow {
-            self.observed = Some(shadow.follow(head, self.admitted_at, self.grpc, self.on_behalf));
+        if let Some(observer) = &self.callee.observer {
+            self.observed = Some(observer.follow(head, self.admitted_at, self.grpc, self.on_behalf));
         }
     }
 

@@ -102,10 +102,18 @@ pub struct Shadow {
     pub breaker: Option<Arc<Breaker>>,
     /// Where it has outlier detection, a breaker for each endpoint.
     pub endpoints: HashMap<SocketAddr, Arc<Breaker>>,
-    /// The requests that it follows.
-    pub line: Arc<Mutex<Line>>,
     /// What it would have done.
     pub counts: Arc<Counts>,
+}
+
+/// A policy that is observed, and the requests that it follows. They hold the policy and not this, so both end with the last
+/// request that holds this, whatever was still due.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// The policy.
+    pub shadow: Arc<Shadow>,
+    /// The requests, also of those that were observed before it.
+    pub line: Arc<Mutex<Line>>,
 }
 
 /// What is known of a request before it begins.
@@ -127,7 +135,7 @@ pub struct Facts {
 /// A request that is followed.
 #[derive(Debug)]
 pub struct Observed {
-    shadow: Arc<Shadow>,
+    observer: Arc<Observer>,
     facts: Facts,
     number: Option<u64>,
 }
@@ -180,12 +188,18 @@ impl Counts {
     }
 }
 
-impl Shadow {
+impl Observer {
+    /// Does all that would have been done by `now`.
+    pub fn catch_up(&self, now: Instant) {
+        self.line.lock().advance(now);
+    }
+
     /// Begins to follow a request that the policy in force begins to look at. `layers` is the try of the caller's that it is made
     /// for, 0 where nothing is known.
     pub fn follow(self: &Arc<Self>, head: &Parts, started: Instant, grpc: bool, layers: u32) -> Box<Observed> {
-        let route = self.policy.route(head);
-        let retries = self.policy.plan_of(route).retries.as_ref();
+        let shadow = &*self.shadow;
+        let route = shadow.policy.route(head);
+        let retries = shadow.policy.plan_of(route).retries.as_ref();
         let facts = Facts {
             route,
             started,
@@ -194,10 +208,12 @@ impl Shadow {
             idempotent: is_idempotent(&head.method, &head.headers),
             layers,
         };
-        self.counts.followed();
-        Box::new(Observed { shadow: Arc::clone(self), facts, number: None })
+        shadow.counts.followed();
+        Box::new(Observed { observer: Arc::clone(self), facts, number: None })
     }
+}
 
+impl Shadow {
     fn plan(&self, facts: &Facts) -> &Plan {
         self.policy.plan_of(facts.route)
     }
@@ -213,23 +229,24 @@ impl Facts {
 impl Observed {
     /// It comes to the rate limit. Whether it would have got any further.
     pub fn arrives(&self, now: Instant) -> bool {
-        let refused = self.shadow.rate.as_ref().is_some_and(|rate| rate.take(now).is_err());
+        let shadow = &*self.observer.shadow;
+        let refused = shadow.rate.as_ref().is_some_and(|rate| rate.take(now).is_err());
         if refused {
-            self.shadow.counts.add(Would::LimitRate);
+            shadow.counts.add(Would::LimitRate);
         }
         !refused
     }
 
     /// It comes to the bulkhead, as the policy in force has let it past its own.
     pub fn enters(&mut self, need: Need, now: Instant) {
-        let shadow = Arc::clone(&self.shadow);
-        self.number = Some(self.shadow.line.lock().enter(shadow, self.facts, need, now));
+        let Observer { shadow, line } = &*self.observer;
+        self.number = Some(line.lock().enter(Arc::clone(shadow), self.facts, need, now));
     }
 
     /// Something happens to it.
     pub fn tell(&self, step: Step, now: Instant) {
         if let Some(number) = self.number {
-            self.shadow.line.lock().tell(number, step, now);
+            self.observer.line.lock().tell(number, step, now);
         }
     }
 }

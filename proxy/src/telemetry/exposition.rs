@@ -290,6 +290,11 @@ fn breakers(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
 }
 
 fn observed(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
+    let now = Instant::now();
+    let observers: Vec<_> =
+        callees.iter().filter_map(|callee| Some((callee, callee.breakers().observed.clone()?))).collect();
+    // What would have been done since the last request told of anything is to be seen too.
+    observers.iter().for_each(|(_, observer)| observer.catch_up(now));
     let help = "Requests that a policy followed which is observed";
     let mut metric = encoder.encode_descriptor("observed_requests", help, None, MetricType::Counter)?;
     for callee in callees {
@@ -304,8 +309,8 @@ fn observed(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     }
     let help = "Where the breaker of a policy is that is observed: 1 for its state, 0 for the others";
     let mut metric = encoder.encode_descriptor("observed_breaker_state", help, None, MetricType::Gauge)?;
-    for (callee, breakers) in callees.iter().map(|callee| (callee, callee.breakers())) {
-        let Some(breaker) = &breakers.observed else { continue };
+    for (callee, observer) in observers {
+        let Some(breaker) = &observer.shadow.breaker else { continue };
         let current = breaker.state();
         for state in STATES {
             gauge(&mut metric, &labels(callee, &[("state", state.name())]), u64::from(state == current))?;

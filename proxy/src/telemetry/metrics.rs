@@ -31,7 +31,7 @@ use crate::{
         bulkhead::Gate,
         concurrency::Limit,
         hedge::REFUSED,
-        shadow,
+        shadow::{self, Observer},
     },
     upstream::keep_alive::KeepAlive,
     verdict::{ATTEMPT_OUTCOMES, AttemptOutcome, Domain, FATES, Fate, REASONS, Reason, recorder},
@@ -95,8 +95,8 @@ pub struct Breakers {
     pub callee: Option<Arc<Breaker>>,
     /// Its endpoints, where the policy has something to say of them.
     pub endpoints: Vec<Endpoint>,
-    /// That of the policy that is observed.
-    pub observed: Option<Arc<Breaker>>,
+    /// The policy that is observed, with the breaker that it has.
+    pub observed: Option<Arc<Observer>>,
 }
 
 /// Failures by reason and by [`BLAMED`].

@@ -99,7 +99,7 @@ impl Carried {
             policy: policy.map(|name| in_force(name, entries)),
             breaker: None,
             rate: None,
-            shadow: None,
+            observer: None,
             limit: limit.clone(),
             faults,
             gate: Arc::clone(&gate),

@@ -12,7 +12,7 @@ use crate::policy::{
     breaker::{self, Breaker, Peers},
     bulkhead,
     rate::Rate,
-    shadow::{Counts, Line, Shadow},
+    shadow::{Counts, Line, Observer, Shadow},
 };
 
 /// A policy with its name and the generation of its object.
@@ -35,12 +35,9 @@ pub(super) fn observed<'a>(
 impl State {
     /// Follows requests beside the policy in force, or does not any more.
     pub(super) fn observe(&mut self, policy: Option<Named<'_>>, list: Option<&[wire::Endpoint]>, now: Instant) {
-        let before = self.shadow.take();
+        let before = self.observer.take();
         let (counts, list) = (&self.metrics.observed, list.unwrap_or_default());
-        self.shadow = policy.map(|policy| Arc::new(follow(policy, list, before.as_deref(), counts, now)));
-        if let (None, Some(before)) = (&self.shadow, before) {
-            before.line.lock().clear();
-        }
+        self.observer = policy.map(|policy| Arc::new(follow(policy, list, before.as_deref(), counts, now)));
     }
 }
 
@@ -48,10 +45,12 @@ impl State {
 fn follow(
     (name, generation, policy): Named<'_>,
     list: &[wire::Endpoint],
-    before: Option<&Shadow>,
+    before: Option<&Observer>,
     counts: &Arc<Counts>,
     now: Instant,
-) -> Shadow {
+) -> Observer {
+    let line = before.map(|it| Arc::clone(&it.line));
+    let before = before.map(|it| &*it.shadow);
     let extra = extra(before.map(|it| it.policy.extra.clone()).unwrap_or_default(), policy, now);
     let known = before.and_then(|it| it.rate.clone());
     let rate = policy
@@ -62,16 +61,10 @@ fn follow(
     let breaker = limits.map(|limits| carried(known, None, limits, &counts.breaker, now));
     let endpoints = endpoints(policy, limits, list, before, counts, now);
     let bulkhead = policy.bulkhead.as_ref().map_or(bulkhead::Limits::NONE, Into::into);
-    let line = before.map_or_else(|| Arc::new(Mutex::new(Line::new(bulkhead, now))), |it| Arc::clone(&it.line));
+    let line = line.unwrap_or_else(|| Arc::new(Mutex::new(Line::new(bulkhead, now))));
     line.lock().set(bulkhead, now);
-    Shadow {
-        policy: compiled(name, generation, policy, extra),
-        rate,
-        breaker,
-        endpoints,
-        line,
-        counts: Arc::clone(counts),
-    }
+    let policy = compiled(name, generation, policy, extra);
+    Observer { shadow: Arc::new(Shadow { policy, rate, breaker, endpoints, counts: Arc::clone(counts) }), line }
 }
 
 /// A breaker for each endpoint, where outliers are observed.
@@ -111,7 +104,7 @@ fn endpoints(
 
 /// A policy that is observed at these endpoints, without anything before it.
 #[cfg(test)]
-pub(crate) fn observed_alone(policy: &wire::Policy, endpoints: &[SocketAddr], now: Instant) -> Shadow {
+pub(crate) fn observed_alone(policy: &wire::Policy, endpoints: &[SocketAddr], now: Instant) -> Observer {
     let list: Vec<_> = endpoints.iter().map(|address| wire::Endpoint { address: *address }).collect();
     follow(("shop/test", 1, policy), &list, None, &Arc::default(), now)
 }

@@ -3,7 +3,11 @@ use std::borrow::Cow;
 use firebreak_crds::wire::decode;
 
 use super::*;
-use crate::{config::endpoints::FromConfig, net::connections::Connections, policy::bulkhead::Need};
+use crate::{
+    config::endpoints::FromConfig,
+    net::connections::Connections,
+    policy::{bulkhead::Need, shadow::Step},
+};
 
 fn config(entries: &str) -> Config {
     let decoded = decode(format!(r#"{{"format":1,"namespace":"shop","entries":[{entries}]}}"#).as_bytes()).unwrap();
@@ -181,4 +185,69 @@ async fn an_address_that_nobody_names_is_unknown() {
     let snapshot = carried().compile(&config(&service("", "")), "r", &Labels::new(), Instant::now());
     assert_eq!(&*snapshot.callee(&"10.96.0.1:81".parse().unwrap()).metrics.service, "unknown");
     assert_eq!(&*callee(&snapshot).metrics.service, "shop/a");
+}
+
+fn observing(body: &str) -> String {
+    format!(
+        r#"{{"kind":"Service","name":"shop/a","body":{{"addresses":["10.96.0.1"],"ports":[
+            {{"port":80,"protocol":"Http","policies":["shop/p"],"observe":["shop/web","shop/all"]}}]}}}},{body}"#
+    )
+}
+
+#[tokio::test]
+async fn the_first_observed_policy_whose_callers_include_us_is_observed_with_its_routes() {
+    let entries = [
+        policy("shop/p", r#"{"timeouts":{"attempt":"9s"},"observe":{"timeouts":{"request":"3s"}}}"#),
+        policy("shop/web", r#"{"from":{"matchLabels":{"app":"web"}},"timeouts":{"attempt":"1s"}}"#),
+        policy(
+            "shop/all",
+            r#"{"timeouts":{"attempt":"2s"},
+            "routes":[{"match":{"path":{"prefix":"/reports"}},"timeouts":{"attempt":"5s"}}]}"#,
+        ),
+    ];
+    let attempt = |entries: &[String], app: &str, path: &str| {
+        let labels = Labels::from([("app".to_owned(), app.to_owned())]);
+        let snapshot = carried().compile(&config(&observing(&entries.join(","))), "r", &labels, Instant::now());
+        let policy = callee(&snapshot).observer.clone().unwrap().shadow.policy.clone();
+        let head = http::Request::get(path).body(()).unwrap().into_parts().0;
+        let clocks = policy.plan_of(policy.route(&head)).clocks;
+        (clocks.attempt.or(clocks.request)).unwrap().as_secs()
+    };
+    assert_eq!(attempt(&entries, "web", "/reports"), 1);
+    assert_eq!((attempt(&entries, "api", "/"), attempt(&entries, "api", "/reports/1")), (2, 5));
+    assert_eq!(attempt(&entries[..2], "api", "/"), 3, "where none is for it: what the one in force observes");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_policy_that_is_observed_no_more_although_requests_of_it_would_still_wait() {
+    let observed = r#"{"observe":{"bulkhead":{"maxRequests":1,"maxPendingTime":"1h"},"timeouts":{"attempt":"1h"},
+        "circuitBreaker":{},"retries":{},"hedge":{"after":"1h"}}}"#;
+    let (mut carried, now) = (carried(), Instant::now());
+    let mut with =
+        |body: &str| callee(&carried.compile(&config(&observing(&policy("shop/p", body))), "r", &Labels::new(), now));
+    let before = with(observed);
+    let observer = before.observer.clone().unwrap();
+    let (shadow, line) = (Arc::downgrade(&observer.shadow), Arc::downgrade(&observer.line));
+    let breaker = Arc::downgrade(observer.shadow.breaker.as_ref().unwrap());
+    let head = http::Request::get("/").body(()).unwrap().into_parts().0;
+    let mut requests = [(); 3].map(|()| observer.follow(&head, now, false, 0));
+    drop(observer);
+    let began = Step::Began { number: 1, endpoint: "10.0.0.1:80".parse().unwrap() };
+    let (late, in_time) = requests.split_last_mut().unwrap();
+    for one in in_time {
+        one.enters(Need::Exchange, now);
+        one.tell(began, now);
+    }
+    assert!(with("{}").observer.is_none());
+    drop(before);
+    late.enters(Need::Exchange, now);
+    late.tell(began, now);
+    assert_eq!(line.upgrade().unwrap().lock().len(), 3, "a request keeps the policy that it began with");
+    // Of the last two that are over none is in the simulation: they would still wait for the first.
+    let [first, second, late] = requests;
+    [&second, &late].into_iter().for_each(|one| one.tell(Step::Over(None), now));
+    drop((second, late));
+    assert!(line.upgrade().is_some());
+    drop(first);
+    assert!(shadow.upgrade().is_none() && line.upgrade().is_none() && breaker.upgrade().is_none());
 }

@@ -97,14 +97,6 @@ impl Line {
         self.admit(self.now);
     }
 
-    /// Follows nobody any more: who is followed holds the policy, and that this.
-    pub fn clear(&mut self) {
-        (self.requests, self.connections) = (0, 0);
-        self.queue.clear();
-        self.followed.clear();
-        self.due.clear();
-    }
-
     /// Requests that it holds.
     pub fn len(&self) -> usize {
         self.followed.len()

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::{tests::shadow, *};
+use super::{tests::observer, *};
 use crate::policy::{
     breaker::Outcome,
     bulkhead::{self, Gate},
@@ -137,7 +137,7 @@ impl Enforced {
 
 /// What the policy decides in force; nothing where two things happen at once.
 async fn enforced(policy: &wire::Policy, cases: &[Case], start: Instant) -> Option<Vec<Decided>> {
-    let parts = shadow(policy, start);
+    let parts = observer(policy, start).shadow;
     let world = Enforced {
         rate: parts.rate.clone(),
         gate: Gate::new(policy.bulkhead.as_ref().map_or(bulkhead::Limits::NONE, Into::into)),
@@ -153,10 +153,13 @@ async fn enforced(policy: &wire::Policy, cases: &[Case], start: Instant) -> Opti
 
 /// What it decides observed, of requests that it changes nothing of.
 fn observed(policy: &wire::Policy, cases: &[Case], start: Instant) -> Vec<Decided> {
-    let parts = shadow(policy, start);
+    let Observer { shadow: parts, line } = observer(policy, start);
     let (head, ()) = http::Request::get("/").body(()).unwrap().into_parts();
     // Each has counters of its own, so that it shows what was decided of which.
-    let own = |_| Arc::new(Shadow { counts: Arc::default(), ..parts.clone() });
+    let own = |_| {
+        let shadow = Arc::new(Shadow { counts: Arc::default(), ..(*parts).clone() });
+        Arc::new(Observer { shadow, line: Arc::clone(&line) })
+    };
     let shadows: Vec<_> = cases.iter().map(own).collect();
     let mut followed: Vec<_> =
         shadows.iter().zip(cases).map(|(it, case)| it.follow(&head, start + case.arrives, false, 0)).collect();
@@ -180,10 +183,10 @@ fn observed(policy: &wire::Policy, cases: &[Case], start: Instant) -> Vec<Decide
             one.tell(Step::Began { number: 1, endpoint: ([127, 0, 0, 1], 80).into() }, now);
         }
     }
-    let mut line = parts.line.lock();
+    let mut line = line.lock();
     line.advance(start + Duration::from_hours(1_000));
     assert!(line.is_empty(), "nothing is left of what is over");
-    shadows.iter().map(|shadow| decided(&shadow.counts)).collect()
+    shadows.iter().map(|shadow| decided(&shadow.shadow.counts)).collect()
 }
 
 fn decided(counts: &Counts) -> Decided {

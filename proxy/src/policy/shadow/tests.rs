@@ -12,19 +12,19 @@ use crate::{
 };
 
 /// A policy that is observed, of a callee with the endpoints 127.0.0.1:1 to 4.
-pub(super) fn shadow(policy: &wire::Policy, now: Instant) -> Shadow {
+pub(super) fn observer(policy: &wire::Policy, now: Instant) -> Observer {
     compile::observed_alone(policy, &[1, 2, 3, 4].map(|port| ([127, 0, 0, 1], port).into()), now)
 }
 
 struct Scene {
-    shadow: Arc<Shadow>,
+    observer: Arc<Observer>,
     start: Instant,
 }
 
 impl Scene {
     fn new(policy: Value) -> Self {
         let start = Instant::now();
-        Self { shadow: Arc::new(shadow(&serde_json::from_value(policy).unwrap(), start)), start }
+        Self { observer: Arc::new(observer(&serde_json::from_value(policy).unwrap(), start)), start }
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -34,7 +34,7 @@ impl Scene {
     /// A request that comes in at `ms`.
     fn get(&self, ms: u64) -> Observed {
         let (head, ()) = http::Request::get("/").body(()).unwrap().into_parts();
-        let mut observed = self.shadow.follow(&head, self.at(ms), false, 0);
+        let mut observed = self.observer.follow(&head, self.at(ms), false, 0);
         assert!(observed.arrives(self.at(ms)));
         observed.enters(Need::Exchange, self.at(ms));
         *observed
@@ -63,11 +63,11 @@ impl Scene {
     }
 
     fn would(&self, would: Would) -> u64 {
-        self.shadow.counts.would(would)
+        self.observer.shadow.counts.would(would)
     }
 
     fn advance(&self, ms: u64) {
-        self.shadow.line.lock().advance(self.at(ms));
+        self.observer.catch_up(self.at(ms));
     }
 }
 
@@ -95,7 +95,7 @@ fn a_clock_that_would_have_run_out_is_a_failure_at_its_time() {
     for one in &slow {
         scene.over(one, 5_000);
     }
-    assert!(scene.shadow.line.lock().is_empty());
+    assert!(scene.observer.line.lock().is_empty());
     assert_eq!(scene.would(Would::TimeOut), 2, "each is counted once");
 }
 
@@ -110,7 +110,7 @@ fn what_a_shorter_clock_in_force_ended_says_nothing() {
     scene.ended(&one, 1, Brought::Nothing { reason: Reason::AttemptTimeout, grpc: false }, 100);
     scene.over(&one, 100);
     scene.whole(200, 300, 200);
-    let counted: Vec<_> = scene.shadow.counts.all().filter(|(_, times)| *times > 0).collect();
+    let counted: Vec<_> = scene.observer.shadow.counts.all().filter(|(_, times)| *times > 0).collect();
     assert_eq!(counted, []);
 }
 
@@ -131,7 +131,7 @@ fn a_request_that_waited_in_the_books_does_everything_later() {
     assert_eq!((scene.would(Would::Queue), scene.would(Would::TimeOut)), (1, 0));
     scene.advance(251);
     assert_eq!(scene.would(Would::TimeOut), 1, "it began at 150 and would have ended at 300");
-    assert!(scene.shadow.line.lock().is_empty());
+    assert!(scene.observer.line.lock().is_empty());
 }
 
 #[test]
@@ -140,14 +140,14 @@ fn what_is_held_is_bounded_by_what_runs_and_what_would_wait() {
     let held: Vec<_> = (0..3).map(|_| scene.get(0)).collect();
     for number in 0..1_000 {
         scene.whole(number, number + 1, 200);
-        assert!(scene.shadow.line.lock().len() <= 3 + 5 + 1);
+        assert!(scene.observer.line.lock().len() <= 3 + 5 + 1);
     }
     assert_eq!((scene.would(Would::Queue), scene.would(Would::RefuseFull)), (5, 995));
     for one in &held {
         scene.over(one, 2_000);
     }
     scene.advance(3_000);
-    assert!(scene.shadow.line.lock().is_empty());
+    assert!(scene.observer.line.lock().is_empty());
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn other_limits_let_in_who_waits() {
     let waiting = scene.get(0);
     scene.began(&waiting, 1, 0);
     assert_eq!((scene.would(Would::Queue), scene.would(Would::RefuseOpen)), (1, 0));
-    scene.shadow.line.lock().set(crate::policy::bulkhead::Limits::NONE, scene.at(10));
+    scene.observer.line.lock().set(crate::policy::bulkhead::Limits::NONE, scene.at(10));
     scene.advance(10);
     assert_eq!(scene.would(Would::RefuseOpen), 1);
     scene.over(&held, 20);
@@ -185,5 +185,5 @@ fn endpoints_that_would_be_out_are_passed_over_in_the_books() {
     let scene = Scene::new(json!({"outlierDetection": {"consecutiveFailures": 2, "ejectFor": {"initial": "1m"}}}));
     (0..5).for_each(|number| scene.whole(number * 10, number * 10 + 5, 500));
     assert_eq!(scene.would(Would::Divert), 3);
-    assert_eq!(scene.shadow.counts.endpoints.entered(State::Open), 1);
+    assert_eq!(scene.observer.shadow.counts.endpoints.entered(State::Open), 1);
 }
