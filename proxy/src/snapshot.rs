@@ -165,6 +165,19 @@ impl Callee {
     }
 }
 
+impl Extra {
+    /// Counts a request at `now` that breakers have let through: what may be added is a share of these, as requests that go nowhere
+    /// ask for nothing.
+    pub fn request(&self, plan: &Plan, now: Instant) {
+        if let Some(budget) = self.budget.as_ref().filter(|_| plan.repeats()) {
+            budget.request(now);
+        }
+        if let (Some(hedges), Some(hedge)) = (&self.hedges, plan.hedge) {
+            hedges.request(hedge, now);
+        }
+    }
+}
+
 impl Plan {
     /// A plan, and how many tries a request may come to: a second one beside the first is one of those that retries allow, or one
     /// more where there are none.
@@ -179,9 +192,9 @@ impl Plan {
         self.retries.is_some() || self.hedge.is_some()
     }
 
-    /// Tries that a request may come to.
-    pub fn tries(&self) -> usize {
-        self.labels.len().max(1)
+    /// What it says of a second try beside try number `number`, if the request may come to one more.
+    pub fn hedge_beside(&self, number: u32) -> Option<Hedge> {
+        self.hedge.filter(|_| (number as usize) < self.labels.len())
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     headers::{X_REQUEST_ID, correlation, is_probe},
 };
 use crate::{
-    policy::fault::{Abort, FaultSet, Held, Hit, Injected, id_hash},
+    policy::fault::{Abort, FaultSet, Hit, Injected, active::Place, id_hash},
     telemetry::metrics::{Direction, FaultKind},
     verdict::Reason,
 };
@@ -46,9 +46,9 @@ impl Call {
             if is_new { head.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes) } else { correlation(&head.headers) };
         let id = known.map_or_else(|| fastrand::u64(..), id_hash);
         let hit = Some(set.draw(id, number)).filter(|hit| *hit != Hit::default())?;
-        let held = set.hold()?;
+        let place = set.hold()?;
         self.tries.borrow_mut().hit(set, hit.delay);
-        Some(Rc::new(Struck { fault: Arc::clone(set), _held: held, hit }))
+        Some(Rc::new(Struck { fault: Arc::clone(set), _place: place, hit }))
     }
 
     /// Takes over what hit the try that decided, or the whole request.
@@ -70,7 +70,7 @@ impl Call {
 #[derive(Debug)]
 pub struct Struck {
     fault: Arc<FaultSet>,
-    _held: Held,
+    _place: Place,
     hit: Hit,
 }
 

@@ -84,7 +84,7 @@ impl Sending<'_> {
 
     /// What the policy says of a second try beside `first`, if there may be one at all.
     fn hedge(&self, first: &Try) -> Option<Hedge> {
-        let hedge = self.plan.hedge.filter(|_| self.hedgeable.get() && (first.number as usize) < self.plan.tries())?;
+        let hedge = self.plan.hedge_beside(first.number).filter(|_| self.hedgeable.get())?;
         let head = self.head.borrow();
         is_idempotent(&head.method, &head.headers).then_some(hedge)
     }

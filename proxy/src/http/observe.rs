@@ -5,19 +5,24 @@ use http::request::Parts;
 use super::{
     attempt::{Got, Try},
     call::Call,
-    pipeline::{Sending, brought},
+    pipeline::{Sending, brought, told},
 };
 use crate::{
     clock,
-    policy::{breaker::Outcome, bulkhead::Need, shadow::Step},
+    policy::{
+        breaker::Outcome,
+        bulkhead::Need,
+        shadow::{Asked, Step},
+    },
     verdict::Reason,
 };
 
 impl Call {
-    /// Begins to be followed, if a policy is observed for its callee.
-    pub(super) fn follow(&mut self, head: &Parts) {
+    /// Begins to be followed, if a policy is observed for its callee. `switching` says whether it asks for another protocol.
+    pub(super) fn follow(&mut self, head: &Parts, switching: bool) {
         if let Some(observer) = &self.callee.observer {
-            self.observed = Some(observer.follow(head, self.admitted_at, self.grpc, self.on_behalf));
+            let asked = Asked { started: self.admitted_at, grpc: self.grpc, switching, layers: self.on_behalf };
+            self.observed = Some(observer.follow(head, asked));
         }
     }
 
@@ -57,7 +62,9 @@ impl Sending<'_> {
             number: one.number,
             verdict: self.verdict(one, outcome),
             brought: brought(outcome, self.call),
-            replayable: self.source.replayable() && !self.told_by_layer(outcome),
+            told: told(outcome),
+            replayable: self.source.replayable(),
+            layered: self.told_by_layer(outcome),
         });
     }
 }

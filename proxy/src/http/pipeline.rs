@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use firebreak_crds::spec::defaults;
 use http::{Method, Request, Version, request::Parts};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
@@ -43,7 +42,7 @@ use crate::{
         breaker::Outcome,
         bulkhead::Need,
         concurrency::Limit,
-        retry::{Brought, Retries, Told},
+        retry::{Again, Brought, Prospect, Retries, Told},
         shadow::Verdict,
     },
     snapshot::{Admitted, NotAdmitted, Plan},
@@ -92,7 +91,7 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
         Some(Ok(answer)) => return reply::injected(call, answer),
         None => {}
     }
-    call.follow(&head);
+    call.follow(&head, switching);
     let limit = call.limit(&head);
     prepare_request(&mut head, present, switching, call.link.forwarded_for.as_ref(), call.link.destination);
     let (method, version, head) = (head.method.clone(), head.version, RefCell::new(head));
@@ -181,13 +180,7 @@ impl Sending<'_> {
             self.call.retry_after = refused.retry_after;
             refused.reason
         })?;
-        // Requests that go nowhere are none of which a share may be added.
-        if let Some(budget) = budget {
-            budget.request(self.call.started);
-        }
-        if let (Some(hedges), Some(hedge)) = (&extra.hedges, self.plan.hedge) {
-            hedges.request(hedge, self.call.started);
-        }
+        extra.request(self.plan, self.call.admitted_at);
         loop {
             let outcome = self.race(admitted).await;
             let Some(pause) = self.pause_before_another(&outcome) else { return outcome };
@@ -259,12 +252,23 @@ impl Sending<'_> {
     /// How long to wait before another try; `None` if there is not to be one.
     fn pause_before_another(&self, outcome: &Result<Got, Reason>) -> Option<Duration> {
         let told_by_layer = self.told_by_layer(outcome);
-        let retries = self.wanted(brought(outcome, self.call));
-        let pause = retries.and_then(|retries| self.pause(retries, outcome, told_by_layer));
-        if pause.is_none() && (retries.is_some() || told_by_layer) {
+        let again = self.wanted(brought(outcome, self.call)).map(|retries| {
+            let left = self.call.request_end.map(|end| end.at.saturating_duration_since(clock::now()));
+            let layered = told_by_layer || self.call.on_behalf > 1;
+            let (made, replayable, told) = (self.call.attempts(), self.source.replayable(), told(outcome));
+            retries.again(Prospect { made, replayable, layered, told, left }, fastrand::f64())
+        });
+        let shard = self.call.callee.metrics.shard(self.call.link.worker.id);
+        match again {
+            Some(Again::After(pause)) => return Some(pause),
+            Some(Again::LeftToLayers) => shard.left_to_layers.increment(),
+            Some(Again::PushedBack) => shard.pushed_back.increment(),
+            Some(Again::Spent) | None => {}
+        }
+        if again.is_some() || told_by_layer {
             self.give_up_retrying();
         }
-        pause
+        None
     }
 
     /// The policy's retries, if they want another try after what one brought.
@@ -294,30 +298,6 @@ impl Sending<'_> {
         self.call.link.worker.common.lineage.failed(&self.head.borrow().headers);
     }
 
-    fn pause(&self, retries: &Retries, outcome: &Result<Got, Reason>, told_by_layer: bool) -> Option<Duration> {
-        if self.call.attempts() > retries.max || !self.source.replayable() {
-            return None;
-        }
-        if told_by_layer || self.call.on_behalf > 1 {
-            self.call.callee.metrics.shard(self.call.link.worker.id).left_to_layers.increment();
-            return None;
-        }
-        let own = retries.pause(self.call.attempts(), fastrand::f64());
-        let told = match outcome {
-            Ok(Got::Answer(answer)) => Told::by(answer.ending(), Timestamp::now()),
-            _ => Told::Nothing,
-        };
-        let pause = told.pause(own).filter(|pause| match self.call.request_end {
-            // Whatever a callee asks for: no sum that could overflow.
-            Some(end) => *pause < end.at.saturating_duration_since(clock::now()),
-            None => *pause <= defaults::RETRY_AFTER_MAX.max(own),
-        });
-        if pause.is_none() && told != Told::Nothing {
-            self.call.callee.metrics.shard(self.call.link.worker.id).pushed_back.increment();
-        }
-        pause
-    }
-
     /// Lets go of an answer that will not be used. Its connection is not used for the next try.
     pub(super) fn give_up(&self, outcome: Result<Got, Reason>) {
         if let Ok(Got::Answer(Answer { response, connection, upload, .. })) = outcome
@@ -334,9 +314,7 @@ impl Sending<'_> {
             return Ok(Admitted::default());
         }
         let now = clock::now();
-        // A probe may take as long as the policy says, whatever the caller's own deadline.
-        let by_policy = self.plan.clocks.request_end(self.call.admitted_at);
-        let end = self.plan.clocks.attempt_end(now, by_policy).map(|end| end.at);
+        let end = self.plan.clocks.probe_end(self.call.admitted_at, now);
         let key = self.call.callee.hash_key(&self.head.borrow().headers);
         let admitted = self.call.callee.admit(key, self.last_endpoint.get(), now, end)?;
         self.last_endpoint.set(admitted.endpoint);
@@ -377,7 +355,7 @@ impl Sending<'_> {
             // A try that the request's end cut short says nothing, whether a wait in the bulkhead, a pause or the caller's own
             // choice left it so little; one that had nearly all of its time says what its own end says.
             Brought::Nothing { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }
-                if !self.had_its_time(one.began) =>
+                if !self.plan.clocks.had_its_time(one.began.elapsed()) =>
             {
                 Verdict::Nothing
             }
@@ -385,14 +363,13 @@ impl Sending<'_> {
             Brought::Nothing { .. } => Verdict::Nothing,
         }
     }
+}
 
-    /// Whether a try that began at `began` has had nearly all of the time that the policy gives one.
-    fn had_its_time(&self, began: Instant) -> bool {
-        let clocks = self.plan.clocks;
-        clocks
-            .attempt
-            .or(clocks.request)
-            .is_some_and(|time| clock::now().saturating_duration_since(began) >= time.mul_f64(0.9))
+/// What an answer says about another try.
+pub(super) fn told(outcome: &Result<Got, Reason>) -> Told {
+    match outcome {
+        Ok(Got::Answer(answer)) => Told::by(answer.ending(), Timestamp::now()),
+        _ => Told::Nothing,
     }
 }
 

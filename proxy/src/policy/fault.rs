@@ -8,9 +8,10 @@
 //! A fault is over at its absolute end by the wall clock, and also `duration` after this proxy first saw it by the
 //! monotonic clock: neither a wrong wall clock nor a missing operator can prolong it.
 
+pub mod active;
+
 use std::{
     num::NonZeroU32,
-    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst},
@@ -30,6 +31,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::active::Place;
 use crate::{
     route::matcher::Matcher,
     telemetry::metrics::{FaultKind, FaultMetrics},
@@ -129,10 +131,6 @@ pub enum Injected {
     Grpc(u8),
 }
 
-/// A FaultSpec that has hit a request, which is one of its `maxActive` until this is dropped.
-#[derive(Debug)]
-pub struct Held(Arc<FaultSet>);
-
 /// What hits one try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hit {
@@ -193,13 +191,8 @@ impl FaultSet {
 
     /// Takes one of the places of `maxActive` for a request that was hit, or spares it. The places belong to the FaultSpec's
     /// name: one that was suspended and goes on shares them with the requests that it hit before.
-    pub fn hold(self: &Arc<Self>) -> Option<Held> {
-        let one_more = |active: u32| active.checked_add(1).filter(|active| *active <= self.max_active);
-        if self.metrics.active.fetch_update(Relaxed, Relaxed, one_more).is_err() {
-            self.metrics.spared.fetch_add(1, Relaxed);
-            return None;
-        }
-        Some(Held(Arc::clone(self)))
+    pub fn hold(&self) -> Option<Place> {
+        self.metrics.active.take(self.max_active)
     }
 
     /// Ends it before its time: it was deleted or suspended, or is not for this proxy any more.
@@ -248,20 +241,6 @@ impl FaultSet {
         // As on the way through several lines, the slowest decides.
         let rate = self.throttles.iter().filter_map(|fault| Some(fault.hit(word)?.what)).min();
         Hit { delay: delays.reduce(Duration::saturating_add), abort, cut, rate }
-    }
-}
-
-impl Deref for Held {
-    type Target = FaultSet;
-
-    fn deref(&self) -> &FaultSet {
-        &self.0
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.metrics.active.fetch_sub(1, Relaxed);
     }
 }
 

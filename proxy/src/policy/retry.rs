@@ -42,6 +42,34 @@ pub enum Brought {
     },
 }
 
+/// What another try depends on, apart from what the last one brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prospect {
+    /// Tries made so far.
+    pub made: u32,
+    /// Whether the request can be sent again: its body is kept.
+    pub replayable: bool,
+    /// Whether another layer of retries is at work: one above is trying again already, or one below has in vain.
+    pub layered: bool,
+    /// What the answer says.
+    pub told: Told,
+    /// What is left of the request's time, if that has an end.
+    pub left: Option<Duration>,
+}
+
+/// Whether there is another try after one that the policy wants to repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// After this pause, if the budget allows it.
+    After(Duration),
+    /// No: its tries or its time are used up, or its body is not kept.
+    Spent,
+    /// No: that is left to another layer.
+    LeftToLayers,
+    /// No: the callee does not want it, or not before a time that there is not.
+    PushedBack,
+}
+
 /// What an answer says about another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -89,6 +117,28 @@ impl Retries {
                 grpc.and_then(grpc_condition).is_some_and(|condition| self.has(condition))
                     || repeatable && self.wants_status(status)
             }
+        }
+    }
+
+    /// Whether there is another try after one that the policy [wants](Self::wants) to repeat, and the pause before it. `random` is
+    /// from 0 to 1.
+    pub fn again(&self, after: Prospect, random: f64) -> Again {
+        if after.made > self.max || !after.replayable {
+            return Again::Spent;
+        }
+        if after.layered {
+            return Again::LeftToLayers;
+        }
+        let own = self.pause(after.made, random);
+        let in_time = |pause: &Duration| match after.left {
+            // Whatever a callee asks for: no sum that could overflow.
+            Some(left) => *pause < left,
+            None => *pause <= defaults::RETRY_AFTER_MAX.max(own),
+        };
+        match after.told.pause(own).filter(in_time) {
+            Some(pause) => Again::After(pause),
+            None if after.told == Told::Nothing => Again::Spent,
+            None => Again::PushedBack,
         }
     }
 

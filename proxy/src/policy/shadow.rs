@@ -37,7 +37,7 @@ pub use self::{
     line::Line,
 };
 use super::{
-    breaker::{self, Breaker, State},
+    breaker::{self, Breaker, Refused, State, Ticket},
     bulkhead::Need,
     rate::Rate,
     retry::is_idempotent,
@@ -119,17 +119,25 @@ pub struct Observer {
 /// What is known of a request before it begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
+    asked: Asked,
     route: Option<usize>,
+    /// Whether the policy's methods allow a second sending.
+    repeatable: bool,
+    /// Whether a second try may be sent beside a slow one.
+    hedgeable: bool,
+}
+
+/// What is known of a request beside its head.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
     /// When the policy began to hold for it.
     pub started: Instant,
     /// Whether it is gRPC.
     pub grpc: bool,
-    /// Whether the policy's methods allow a second sending.
-    pub repeatable: bool,
-    /// Whether it says of itself that it may be sent twice.
-    pub idempotent: bool,
+    /// Whether it asks for another protocol.
+    pub switching: bool,
     /// The try of the caller's that it is made for, 0 where nothing is known.
-    layers: u32,
+    pub layers: u32,
 }
 
 /// A request that is followed.
@@ -194,19 +202,16 @@ impl Observer {
         self.line.lock().advance(now);
     }
 
-    /// Begins to follow a request that the policy in force begins to look at. `layers` is the try of the caller's that it is made
-    /// for, 0 where nothing is known.
-    pub fn follow(self: &Arc<Self>, head: &Parts, started: Instant, grpc: bool, layers: u32) -> Box<Observed> {
+    /// Begins to follow a request that the policy in force begins to look at.
+    pub fn follow(self: &Arc<Self>, head: &Parts, asked: Asked) -> Box<Observed> {
         let shadow = &*self.shadow;
         let route = shadow.policy.route(head);
         let retries = shadow.policy.plan_of(route).retries.as_ref();
         let facts = Facts {
+            asked,
             route,
-            started,
-            grpc,
             repeatable: retries.is_some_and(|retries| retries.repeatable(&head.method, &head.headers)),
-            idempotent: is_idempotent(&head.method, &head.headers),
-            layers,
+            hedgeable: asked.layers < 2 && !asked.switching && is_idempotent(&head.method, &head.headers),
         };
         shadow.counts.followed();
         Box::new(Observed { observer: Arc::clone(self), facts, number: None })
@@ -217,12 +222,11 @@ impl Shadow {
     fn plan(&self, facts: &Facts) -> &Plan {
         self.policy.plan_of(facts.route)
     }
-}
 
-impl Facts {
-    /// Whether no layer above is trying again already.
-    fn is_original(&self) -> bool {
-        self.layers < 2
+    /// Asks the breaker for a try at `now`.
+    fn admit(&self, facts: &Facts, now: Instant) -> Result<Option<Ticket>, Refused> {
+        let end = self.plan(facts).clocks.probe_end(facts.asked.started, now);
+        self.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose()
     }
 }
 

@@ -53,6 +53,18 @@ impl Clocks {
         nearest(attempt, request_end)
     }
 
+    /// When a probe that begins at `now` must have its response, of a request to which the policy came at `started`: whatever the
+    /// caller's own deadline, it may take as long as the policy says.
+    pub fn probe_end(&self, started: Instant, now: Instant) -> Option<Instant> {
+        self.attempt_end(now, self.request_end(started)).map(|end| end.at)
+    }
+
+    /// Whether a try that its request's end cut short had nearly all of the time that the policy gives one, so that it says what
+    /// its own end would say.
+    pub fn had_its_time(&self, had: Duration) -> bool {
+        self.attempt.or(self.request).is_some_and(|time| had >= time.mul_f64(0.9))
+    }
+
     /// When a connection that is begun at `now` must be open, within a try that must end at `attempt_end`.
     pub fn connect_end(&self, now: Instant, attempt_end: Option<End>) -> Option<End> {
         let connect = self.connect.map(|length| End { at: now + length, reason: Reason::ConnectTimeout });

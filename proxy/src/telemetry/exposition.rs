@@ -337,12 +337,12 @@ impl Exposed {
         let help = "Tries that a FaultSpec spared, because as many requests as it may hit at once were under it";
         let mut metric = encoder.encode_descriptor("fault_spared", help, None, MetricType::Counter)?;
         for (name, fault) in &faults {
-            count(&mut metric, &vec![("fault", name)], fault.spared.load(Relaxed))?;
+            count(&mut metric, &vec![("fault", name)], fault.active.spared())?;
         }
         let help = "Requests that are under a FaultSpec now";
         let mut metric = encoder.encode_descriptor("fault_active", help, None, MetricType::Gauge)?;
         for (name, fault) in &faults {
-            gauge(&mut metric, &vec![("fault", name)], u64::from(fault.active.load(Relaxed)))?;
+            gauge(&mut metric, &vec![("fault", name)], u64::from(fault.active.requests()))?;
         }
         Ok(())
     }

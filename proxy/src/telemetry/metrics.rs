@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ use crate::{
         breaker::{Breaker, Counts},
         bulkhead::Gate,
         concurrency::Limit,
+        fault::active::Active,
         hedge::REFUSED,
         shadow::{self, Observer},
     },
@@ -147,10 +148,8 @@ pub struct Shard {
 pub struct FaultMetrics {
     /// Tries hit, by kind.
     pub hits: [AtomicU64; FAULT_KINDS.len()],
-    /// Tries that would have been hit and were not, because `maxActive` requests were already.
-    pub spared: AtomicU64,
-    /// Requests that are under the fault now.
-    pub active: AtomicU32,
+    /// Requests that are under the fault now, and those that `maxActive` spared.
+    pub active: Arc<Active>,
 }
 
 /// The kinds of faults, as the fields of a FaultSpec name them.

@@ -20,6 +20,10 @@ pub mod policy {
     pub mod budget;
     pub mod bulkhead;
     pub mod concurrency;
+    /// Faults.
+    pub mod fault {
+        pub mod active;
+    }
     pub mod rate;
     pub mod window;
 }

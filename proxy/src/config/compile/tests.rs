@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     config::endpoints::FromConfig,
     net::connections::Connections,
-    policy::{bulkhead::Need, shadow::Step},
+    policy::{
+        bulkhead::Need,
+        shadow::{Asked, Step},
+    },
 };
 
 fn config(entries: &str) -> Config {
@@ -230,7 +233,8 @@ async fn nothing_is_left_of_a_policy_that_is_observed_no_more_although_requests_
     let (shadow, line) = (Arc::downgrade(&observer.shadow), Arc::downgrade(&observer.line));
     let breaker = Arc::downgrade(observer.shadow.breaker.as_ref().unwrap());
     let head = http::Request::get("/").body(()).unwrap().into_parts().0;
-    let mut requests = [(); 3].map(|()| observer.follow(&head, now, false, 0));
+    let asked = Asked { started: now, grpc: false, switching: false, layers: 0 };
+    let mut requests = [(); 3].map(|()| observer.follow(&head, asked));
     drop(observer);
     let began = Step::Began { number: 1, endpoint: "10.0.0.1:80".parse().unwrap() };
     let (late, in_time) = requests.split_last_mut().unwrap();

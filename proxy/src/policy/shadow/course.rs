@@ -11,8 +11,8 @@ use super::{Facts, Shadow, Would};
 use crate::{
     policy::{
         breaker::{Outcome, Ticket},
-        retry::Brought,
-        timeout::End,
+        hedge::Hedge,
+        retry::{Again, Brought, Prospect, Told},
     },
     snapshot::Plan,
     verdict::Reason,
@@ -38,8 +38,12 @@ pub enum Step {
         verdict: Verdict,
         /// What retries look at.
         brought: Brought,
-        /// Whether the request could be sent again: its body is kept, and no other layer is to try.
+        /// What the answer says about another try.
+        told: Told,
+        /// Whether the request could be sent again: its body is kept.
         replayable: bool,
+        /// Whether a layer below has tried again in vain.
+        layered: bool,
     },
     /// A try was given up for the one beside it.
     GivenUp(u32),
@@ -73,6 +77,7 @@ pub(super) struct Course {
     tries: Vec<Running>,
     /// Breakers that are told at the request's end.
     late: Option<Tickets>,
+    /// Tries, and the second one that would have been made beside a slow one.
     made: u32,
     hedged: bool,
     next: Next,
@@ -122,7 +127,10 @@ impl Course {
     pub(super) fn step(&mut self, step: Step, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
         match step {
             Step::Over(outcome) => {
-                self.over(outcome, shadow, now);
+                if let (Some(late), Some(outcome)) = (self.late.take(), outcome) {
+                    late.ended(outcome, now);
+                }
+                self.unseen(shadow, facts, now);
                 Flow::Over
             }
             _ if self.next == Next::Unknown => Flow::On,
@@ -134,14 +142,16 @@ impl Course {
                 }
                 Flow::On
             }
-            Step::Ended { number, verdict, brought, replayable } => {
+            Step::Ended { number, verdict, brought, told, replayable, layered } => {
                 if let Some(one) = self.take(number) {
                     if cut_short(brought, shadow.plan(facts)) {
                         self.next = Next::Unknown;
                         return Flow::On;
                     }
                     self.ended(one, verdict, now);
-                    self.weigh(brought, replayable, shadow, facts, now);
+                    let prospect = self.prospect(told, shadow.plan(facts), facts, now);
+                    let layered = layered || prospect.layered;
+                    self.weigh(brought, Prospect { replayable, layered, ..prospect }, shadow, facts, now);
                 }
                 Flow::On
             }
@@ -160,11 +170,10 @@ impl Course {
         if !self.tries.is_empty() {
             return Flow::On;
         }
-        let brought = Brought::Nothing { reason: Reason::AttemptTimeout, grpc: facts.grpc };
-        if shadow.plan(facts).retries.is_some() {
-            self.weigh(brought, true, shadow, facts, now);
-            self.spend(shadow, now);
-        }
+        let brought = Brought::Nothing { reason: Reason::AttemptTimeout, grpc: facts.asked.grpc };
+        let prospect = self.prospect(Told::Nothing, shadow.plan(facts), facts, now);
+        self.weigh(brought, prospect, shadow, facts, now);
+        self.unseen(shadow, facts, now);
         Flow::Over
     }
 
@@ -174,17 +183,22 @@ impl Course {
             shadow.counts.add(Would::TimeOut);
         }
         let clocks = shadow.plan(facts).clocks;
-        let time = clocks.attempt.or(clocks.request).map(|time| time.mul_f64(0.9));
         for one in self.tries.drain(..) {
-            if time.is_some_and(|time| now.saturating_duration_since(one.began) >= time) {
+            if clocks.had_its_time(now.saturating_duration_since(one.began)) {
                 one.tickets.ended(Outcome::Failed, now);
             }
         }
         Flow::Over
     }
 
-    /// A try has been slow for as long as the policy has patience. `room` says whether the bulkhead has a place for another.
-    pub(super) fn slow(&mut self, number: u32, shadow: &Shadow, room: bool, now: Instant) {
+    /// What the policy says of a second try beside the one that has begun, if there may be one.
+    pub(super) fn hedge(&self, plan: &Plan, facts: &Facts) -> Option<Hedge> {
+        plan.hedge_beside(self.made).filter(|_| facts.hedgeable && !self.hedged)
+    }
+
+    /// A try has been slow for as long as the policy has patience. `room` says whether the bulkhead has a place for another. How
+    /// the second would have fared nobody knows: it counts as one that the request has come to, and the first goes on.
+    pub(super) fn slow(&mut self, number: u32, shadow: &Shadow, facts: &Facts, room: bool, now: Instant) {
         let alone = self.tries.len() == 1;
         let Some(one) = self.tries.iter().find(|one| one.number == number) else { return };
         let extra = &shadow.policy.extra;
@@ -192,21 +206,25 @@ impl Course {
         if one.answered || !alone || self.hedged || !hedges.take(now) {
             return;
         }
-        if one.tickets.is_leased() || !room || !budget.take(now) {
+        let closed = |ticket: Option<Ticket>| !ticket.is_some_and(|ticket| ticket.is_leased());
+        let free = !one.tickets.is_leased() && shadow.admit(facts, now).is_ok_and(closed);
+        if !free || !room || !budget.take(now) {
             return hedges.put_back();
         }
         self.hedged = true;
+        self.made += 1;
         shadow.counts.add(Would::Hedge);
     }
 
     fn began(&mut self, number: u32, endpoint: SocketAddr, shadow: &Shadow, facts: &Facts, now: Instant) -> Flow {
         let again = self.made > 0 && self.tries.is_empty();
-        if again && (self.next == Next::Nothing || self.next == Next::Another && !self.spend(shadow, now)) {
+        let next = if again { std::mem::take(&mut self.next) } else { Next::AsItIs };
+        if next == Next::Nothing || next == Next::Another && !shadow.spend(now) {
             return Flow::Over;
         }
         let plan = shadow.plan(facts);
-        let end = plan.clocks.attempt_end(now, plan.clocks.request_end(facts.started)).map(|end: End| end.at);
-        let Ok(service) = shadow.breaker.as_ref().map(|breaker| breaker.admit(now, end)).transpose() else {
+        let end = plan.clocks.probe_end(facts.asked.started, now);
+        let Ok(service) = shadow.admit(facts, now) else {
             if self.made == 0 {
                 shadow.counts.add(Would::RefuseOpen);
             }
@@ -214,7 +232,10 @@ impl Course {
         };
         let at_endpoint = shadow.endpoints.get(&endpoint).map(|breaker| breaker.admit(now, end)).transpose();
         if self.made == 0 {
-            request(plan, shadow, facts);
+            shadow.policy.extra.request(plan, facts.asked.started);
+        }
+        if next == Next::Another {
+            shadow.counts.add(Would::Retry);
         }
         self.made += 1;
         match at_endpoint {
@@ -248,35 +269,34 @@ impl Course {
     }
 
     /// Whether the policy wants another try. Without retries of its own it takes those that are made as they are.
-    fn weigh(&mut self, brought: Brought, replayable: bool, shadow: &Shadow, facts: &Facts, now: Instant) {
-        let plan = shadow.plan(facts);
-        if let Some(retries) = plan.retries.as_ref().filter(|_| self.tries.is_empty()) {
-            let budget = shadow.policy.extra.budget.as_ref();
-            let wanted = retries.wants(brought, facts.repeatable)
-                && replayable
-                && facts.is_original()
-                && self.made <= retries.max
-                && budget.is_none_or(|budget| budget.allows(now));
-            self.next = if wanted { Next::Another } else { Next::Nothing };
-        }
+    fn weigh(&mut self, brought: Brought, after: Prospect, shadow: &Shadow, facts: &Facts, now: Instant) {
+        let Some(retries) = shadow.plan(facts).retries.as_ref().filter(|_| self.tries.is_empty()) else { return };
+        let budget = shadow.policy.extra.budget.as_ref();
+        let wanted = retries.wants(brought, facts.repeatable)
+            && matches!(retries.again(after, fastrand::f64()), Again::After(_))
+            && budget.is_none_or(|budget| budget.allows(now));
+        self.next = if wanted { Next::Another } else { Next::Nothing };
     }
 
-    /// Makes the try that is wanted, if the budget still allows it.
-    fn spend(&mut self, shadow: &Shadow, now: Instant) -> bool {
+    /// What another try depends on, of a request whose body is kept.
+    fn prospect(&self, told: Told, plan: &Plan, facts: &Facts, now: Instant) -> Prospect {
+        let left = plan.clocks.request_end(facts.asked.started).map(|end| end.at.saturating_duration_since(now));
+        Prospect { made: self.made, replayable: true, layered: facts.asked.layers > 1, told, left }
+    }
+
+    /// No more is seen of the request. If another try was wanted it would be made now, and nobody knows how it would fare.
+    fn unseen(&mut self, shadow: &Shadow, facts: &Facts, now: Instant) {
         let wanted = std::mem::take(&mut self.next) == Next::Another;
-        let taken = wanted && shadow.policy.extra.budget.as_ref().is_none_or(|budget| budget.take(now));
-        if taken {
+        if wanted && shadow.spend(now) && shadow.admit(facts, now).is_ok() {
             shadow.counts.add(Would::Retry);
         }
-        taken
     }
+}
 
-    /// The request is over. If another try was wanted, it would have been made now.
-    fn over(&mut self, outcome: Option<Outcome>, shadow: &Shadow, now: Instant) {
-        if let (Some(late), Some(outcome)) = (self.late.take(), outcome) {
-            late.ended(outcome, now);
-        }
-        self.spend(shadow, now);
+impl Shadow {
+    /// Takes a try of the budget, if there is one.
+    fn spend(&self, now: Instant) -> bool {
+        self.policy.extra.budget.as_ref().is_none_or(|budget| budget.take(now))
     }
 }
 
@@ -285,15 +305,4 @@ impl Course {
 fn cut_short(brought: Brought, plan: &Plan) -> bool {
     let has_clocks = plan.clocks.attempt.or(plan.clocks.request).is_some();
     matches!(brought, Brought::Nothing { reason, .. } if has_clocks && reason.is_clock())
-}
-
-/// Counts a request that the breakers let through, of which a share may be added.
-fn request(plan: &Plan, shadow: &Shadow, facts: &Facts) {
-    let extra = &shadow.policy.extra;
-    if let Some(budget) = extra.budget.as_ref().filter(|_| plan.repeats()) {
-        budget.request(facts.started);
-    }
-    if let (Some(hedges), Some(hedge)) = (&extra.hedges, plan.hedge) {
-        hedges.request(hedge, facts.started);
-    }
 }

@@ -174,8 +174,8 @@ impl Line {
             }
             What::Slow(one) => {
                 let room = self.queue.is_empty() && self.followed.get(&number).is_some_and(|it| self.fits(it.need));
-                self.inside(number, |course, shadow, _| {
-                    course.slow(one, shadow, room, at);
+                self.inside(number, |course, shadow, facts| {
+                    course.slow(one, shadow, facts, room, at);
                     Flow::On
                 });
             }
@@ -192,7 +192,7 @@ impl Line {
     fn enters(&mut self, number: u64, at: Instant) {
         let Some(followed) = self.followed.get(&number) else { return };
         let (facts, counts) = (followed.facts, Arc::clone(&followed.shadow.counts));
-        let request_end = followed.shadow.plan(&facts).clocks.request_end(facts.started);
+        let request_end = followed.shadow.plan(&facts).clocks.request_end(facts.asked.started);
         let at_once = self.queue.is_empty() && self.fits(followed.need);
         if !at_once && self.queue.len() >= self.limits.max_pending as usize {
             counts.add(Would::RefuseFull);
@@ -226,10 +226,11 @@ impl Line {
     }
 
     fn start_clocks(&mut self, number: u64, one: u32, at: Instant) {
-        let Some(followed) = self.followed.get(&number) else { return };
-        let plan = followed.shadow.plan(&followed.facts);
-        let hedge = plan.hedge.filter(|_| followed.facts.idempotent && followed.facts.is_original());
-        let (attempt, after) = (plan.clocks.attempt, hedge.map(|hedge| hedge.after));
+        let Some(Followed { place: Place::Inside(_, course), shadow, facts, .. }) = self.followed.get(&number) else {
+            return;
+        };
+        let plan = shadow.plan(facts);
+        let (attempt, after) = (plan.clocks.attempt, course.hedge(plan, facts).map(|hedge| hedge.after));
         if let Some(attempt) = attempt {
             self.schedule(number, at + attempt, Class::Clock, What::Attempt(one));
         }

@@ -7,13 +7,21 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     config::compile,
-    policy::{breaker::Outcome, retry::Brought},
+    policy::{
+        breaker::Outcome,
+        retry::{Brought, Told},
+    },
     verdict::Reason,
 };
 
 /// A policy that is observed, of a callee with the endpoints 127.0.0.1:1 to 4.
 pub(super) fn observer(policy: &wire::Policy, now: Instant) -> Observer {
     compile::observed_alone(policy, &[1, 2, 3, 4].map(|port| ([127, 0, 0, 1], port).into()), now)
+}
+
+/// A request of which nothing is known beside its head.
+fn asked(started: Instant) -> Asked {
+    Asked { started, grpc: false, switching: false, layers: 0 }
 }
 
 struct Scene {
@@ -34,7 +42,7 @@ impl Scene {
     /// A request that comes in at `ms`.
     fn get(&self, ms: u64) -> Observed {
         let (head, ()) = http::Request::get("/").body(()).unwrap().into_parts();
-        let mut observed = self.observer.follow(&head, self.at(ms), false, 0);
+        let mut observed = self.observer.follow(&head, asked(self.at(ms)));
         assert!(observed.arrives(self.at(ms)));
         observed.enters(Need::Exchange, self.at(ms));
         *observed
@@ -47,7 +55,8 @@ impl Scene {
     fn ended(&self, one: &Observed, number: u32, brought: Brought, ms: u64) {
         let failed = !matches!(brought, Brought::Response { status, .. } if status.is_success());
         let verdict = Verdict::Told(if failed { Outcome::Failed } else { Outcome::Passed });
-        one.tell(Step::Ended { number, verdict, brought, replayable: true }, self.at(ms));
+        let (told, replayable, layered) = (Told::Nothing, true, false);
+        one.tell(Step::Ended { number, verdict, brought, told, replayable, layered }, self.at(ms));
     }
 
     fn over(&self, one: &Observed, ms: u64) {

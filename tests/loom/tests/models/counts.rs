@@ -1,4 +1,4 @@
-//! Counts without a lock: windows, the retry budget, the rate limit, and what is under way at an endpoint.
+//! Counts without a lock: windows, the retry budget, the rate limit, what is under way at an endpoint, and what is under a fault.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use firebreak_loom::{
         balance::load::Load,
         breaker::Outcome,
         budget::{self, Budget},
+        fault::active::Active,
         rate::Rate,
         window::Window,
     },
@@ -151,5 +152,37 @@ fn what_is_under_way_is_counted_and_a_peak_is_not_lost() {
         let cost = load.cost(start + SECOND);
         // Whichever came first: with the slow answer last it counts as a peak, with the fast one last it is a little less.
         assert!((0.5..=1.0).contains(&cost), "{cost}");
+    });
+}
+
+#[test]
+fn a_fault_hits_as_many_requests_at_once_as_it_may_and_no_more() {
+    for most in [1, 2] {
+        check(move || {
+            let active = Arc::new(Active::default());
+            let held = twice({
+                let active = Arc::clone(&active);
+                move |_| active.take(most)
+            });
+            let hit = held.iter().flatten().count();
+            assert_eq!(hit, most as usize, "nobody is spared while there is a place");
+            assert_eq!((active.requests(), active.spared()), (most, 2 - u64::from(most)));
+        });
+    }
+}
+
+#[test]
+fn a_place_under_a_fault_that_is_given_back_is_free_for_one_more() {
+    check(|| {
+        let active = Arc::new(Active::default());
+        let hit = twice({
+            let active = Arc::clone(&active);
+            // The second may be hit whether the other thread's place is taken, free again, or not taken yet.
+            move |_| [(); 2].map(|()| active.take(1).is_some())
+        });
+        let hit = hit.as_flattened().iter().filter(|hit| **hit).count();
+        assert!(hit >= 2, "one of the threads comes last, and one first: {hit}");
+        assert_eq!((active.requests(), active.spared()), (0, 4 - hit as u64));
+        assert!(active.take(1).is_some() && active.take(1).is_some(), "each was given back");
     });
 }
