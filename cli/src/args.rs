@@ -47,8 +47,8 @@ pub(crate) enum Command {
 
 /// See timeouts, retries, bulkheads and faults at work, on this machine.
 ///
-/// Starts sample services and the proxy on 127.0.0.1, applies the three examples of the 2018 talk in turn, sends real
-/// requests, and compares what became of them with what the policies promise. Exit code 1: a promise was broken.
+/// Starts sample services and the proxy on 127.0.0.1, applies the three examples of the 2018 talk, a circuit breaker
+/// and a policy that is only observed in turn, sends real requests, and compares what became of them with what the policies promise. Exit code 1: a promise was broken.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   firebreak demo                 about ten seconds
@@ -69,7 +69,7 @@ fn length(text: &str) -> Result<Duration, String> {
         return Ok(length);
     }
     let most = MOST.as_secs() / 60;
-    let why = format!("the five parts take {PARTS:?}, and the last request may take {REQUEST:?}");
+    let why = format!("the six parts take {PARTS:?}, and the last request may take {REQUEST:?}");
     Err(format!("must be from {LEAST:?} to {most}m: {why}"))
 }
 

@@ -1,7 +1,7 @@
 //! `firebreak demo`: what policies do, seen on the reader's own machine.
 //!
-//! Three services on loopback, the proxy between them, and the three examples of the 2018 talk and a breaker applied in turn, as
-//! the files in `examples/` say them. Nothing is staged: requests are real, fates are the proxy's own metrics, and every promise of a
+//! Three services on loopback, the proxy between them, and the three examples of the 2018 talk, a breaker and a policy that is only
+//! observed applied in turn, as the files in `examples/` say them. Nothing is staged: requests are real, fates are the proxy's own metrics, and every promise of a
 //! policy is compared with what callers saw. A promise that does not hold is exit code 1; a part for
 //! which there was no time is exit code 2.
 
@@ -11,6 +11,7 @@ mod clock;
 mod closing;
 mod load;
 mod metrics;
+mod observe;
 mod parts;
 mod services;
 mod show;
@@ -115,7 +116,8 @@ impl Demo {
             1 => parts::hanging(self).await?,
             2 => parts::full(self).await?,
             3 => parts::faults(self).await?,
-            _ => breaker::left_alone(self).await?,
+            4 => breaker::left_alone(self).await?,
+            _ => observe::tried(self).await?,
         };
         Ok(Outcome {
             title: plot.title,

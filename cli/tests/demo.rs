@@ -53,7 +53,7 @@ fn every_promise_holds_and_every_request_is_counted() {
     let parts = report["parts"].as_array().unwrap();
     let broken: Vec<Value> = parts.iter().flat_map(checks).filter(|check| check["holds"] != true).collect();
     assert_eq!((demo.code, broken.as_slice(), &report["holds"]), (Some(0), [].as_slice(), &true.into()));
-    assert_eq!((parts.len(), &report["unplayed"]), (5, &Value::Array(Vec::new())));
+    assert_eq!((parts.len(), &report["unplayed"]), (6, &Value::Array(Vec::new())));
     for part in parts {
         let fates: u64 = part["fates"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(part["sent"], fates, "{part:#}");
@@ -61,6 +61,11 @@ fn every_promise_holds_and_every_request_is_counted() {
     }
     assert_eq!(parts[1]["fates"], serde_json::json!({"timed_out": 20}));
     assert_eq!(parts[2]["fates"], serde_json::json!({"refused_by_bulkhead": 120, "succeeded": 100}));
+    // A hundred while it is observed, of which none is refused, and five of the hundred when it is enforced.
+    assert_eq!(parts[5]["fates"], serde_json::json!({"failed": 105, "refused_by_breaker": 95}));
+    let told = |what: &str| checks(&parts[5]).into_iter().find(|check| check["what"] == what).unwrap();
+    assert_eq!(told("observed: would have been left alone")["seen"], "95");
+    assert_eq!(told("enforced: left alone, as the counters said")["seen"], "95");
     assert!(demo.after < Duration::from_secs(14) + GRACE, "{:?}", demo.after);
 }
 
@@ -83,7 +88,7 @@ fn the_last_table_adds_up_and_is_plain_in_a_pipe() {
     assert!(!demo.out.contains('\x1b'), "colours are for terminals: {}", demo.out);
     let rows = rows(&demo.out);
     let names: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["1", "2", "3", "4", "5", "all"]);
+    assert_eq!(names, ["1", "2", "3", "4", "5", "6", "all"]);
     let mut all = vec![0; rows[0].1.len()];
     for (name, counts) in &rows {
         let (total, fates) = counts.split_last().unwrap();
@@ -94,7 +99,7 @@ fn the_last_table_adds_up_and_is_plain_in_a_pipe() {
             all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
     }
-    assert_eq!(rows[5].1, all);
+    assert_eq!(rows[6].1, all);
     assert_eq!(rows[2].1.last(), Some(&220));
     for (number, words) in [
         (1, "Retries"),
@@ -102,10 +107,12 @@ fn the_last_table_adds_up_and_is_plain_in_a_pipe() {
         (3, "hangs holds 100"),
         (4, "Faults below retries"),
         (5, "left alone"),
+        (6, "nothing changes"),
     ] {
         let lesson = demo.out.lines().find(|line| line.starts_with(&format!("{number}  "))).unwrap();
         assert!(lesson.contains(words), "{lesson}");
     }
+    assert!(demo.out.contains("\n     now with mode: Enforce\n"), "{}", demo.out);
     assert!(demo.out.contains("\nEvery promise held.\n"), "{}", demo.out);
 }
 
@@ -125,7 +132,7 @@ fn colours_come_where_they_are_asked_for_and_time_is_kept_on_a_machine_that_stan
     let last = demo.out.lines().last().unwrap();
     assert!(last.starts_with("\x1b[1m\x1b[31m"), "{last:?}");
     assert!(last.contains("14s were too little for this machine: "), "{last:?}");
-    assert!(last.ends_with(" of 5 parts were over in time. Try firebreak demo --for 28s.\x1b[0m"), "{last:?}");
+    assert!(last.ends_with(" of 6 parts were over in time. Try firebreak demo --for 28s.\x1b[0m"), "{last:?}");
     assert!(!demo.out.contains("2/5"), "{}", demo.out);
 }
 
@@ -134,9 +141,8 @@ fn a_time_that_does_not_fit_is_refused() {
     for length in ["13s", "11m"] {
         let refused = ended(&mut demo(&["--for", length]), |_| {});
         assert_eq!(refused.code, Some(2));
-        let why = format!(
-            "invalid value '{length}' for '--for <DURATION>': must be from 14s to 10m: the five parts take 10s"
-        );
+        let why =
+            format!("invalid value '{length}' for '--for <DURATION>': must be from 14s to 10m: the six parts take 10s");
         assert!(refused.err.contains(&why), "{}", refused.err);
     }
     assert!(ended(&mut demo(&["--for", "20"]), |_| {}).err.contains("is not a duration"));

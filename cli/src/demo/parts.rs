@@ -11,6 +11,7 @@ use super::{
     clock::REQUEST,
     load::{Load, Tally, fate, send},
     metrics::Metrics,
+    observe,
 };
 
 /// Example 1: connect 1 s, in all 3 s, three retries of 300 ms.
@@ -91,7 +92,7 @@ const FAULTS: Plot = Plot {
 };
 
 /// In the order of the play.
-pub(crate) const ALL: [Plot; 5] = [FAILING, HANGING, FULL, FAULTS, breaker::LEFT_ALONE];
+pub(crate) const ALL: [Plot; 6] = [FAILING, HANGING, FULL, FAULTS, breaker::LEFT_ALONE, observe::TRIED];
 
 /// What proxy and callers saw in one part.
 pub(super) struct Seen<'a> {

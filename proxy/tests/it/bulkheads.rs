@@ -9,12 +9,7 @@ async fn the_talks_second_example() {
     let hanging = Callee::hanging().await;
     let policy = json!({"bulkhead": {"maxConnections": 100, "maxPending": 100, "maxPendingTime": "1m"}});
     let mesh = Arc::new(Mesh::new(&[hanging.address], policy));
-    let under_way: Vec<_> = (0..200)
-        .map(|_| {
-            let mesh = Arc::clone(&mesh);
-            tokio::spawn(async move { mesh.get("/").await })
-        })
-        .collect();
+    let under_way = mesh.get_together(200);
     wait_for(&mesh, "resource=\"pending\"} 100").await;
     let seen: Seen = mesh.get("/").await;
     assert_eq!(seen.status, 503);
@@ -45,21 +40,12 @@ async fn who_waits_too_long_is_told() {
 
 #[tokio::test]
 async fn waiting_does_not_run_the_attempts_clock() {
-    let callee = Callee::start(|_, _| async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        http::Response::new(super::support::Body::from("ok"))
-    })
-    .await;
+    let callee = Callee::slow(Duration::from_millis(150)).await;
     let policy = json!({"bulkhead": {"maxRequests": 1, "maxPendingTime": "5s"}, "timeouts": {"attempt": "250ms"}});
     let mesh = Arc::new(Mesh::new(&[callee.address], policy));
-    let all: Vec<_> = (0..5)
-        .map(|_| {
-            let mesh = Arc::clone(&mesh);
-            tokio::spawn(async move { mesh.get("/").await.status })
-        })
-        .collect();
+    let all = mesh.get_together(5);
     for answered in all {
-        assert_eq!(answered.await.unwrap(), 200);
+        assert_eq!(answered.await.unwrap().status, 200);
     }
 }
 
@@ -83,49 +69,28 @@ async fn limits_are_exact_across_workers_and_an_idle_connection_of_one_makes_roo
     for _ in 0..30 {
         assert_eq!(mesh.get("/").await.status, 200, "one at a time");
     }
-    let together: Vec<_> = (0..30)
-        .map(|_| {
-            let mesh = Arc::clone(&mesh);
-            tokio::spawn(async move { mesh.get("/").await.status })
-        })
-        .collect();
-    for status in together {
-        assert_eq!(status.await.unwrap(), 200, "all at once");
+    let together = mesh.get_together(30);
+    for answered in together {
+        assert_eq!(answered.await.unwrap().status, 200, "all at once");
     }
     assert_eq!(mesh.fates(60).await, counts(&[("succeeded", 60)]));
     wait_for(&mesh, "resource=\"connections\"} 1").await;
 }
 
 pub(crate) async fn wait_for(mesh: &Mesh, line: &str) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while !mesh
-        .metrics()
-        .await
-        .lines()
-        .any(|found| found.starts_with("firebreak_bulkhead_in_use{") && found.ends_with(line))
-    {
-        assert!(tokio::time::Instant::now() < deadline, "{line}:\n{}", mesh.metrics().await);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let of_bulkhead = "firebreak_bulkhead_in_use{";
+    let shown = |found: &str| found.starts_with(of_bulkhead) && found.ends_with(line);
+    mesh.until(of_bulkhead, |metrics| metrics.lines().any(shown)).await;
 }
 
 #[tokio::test]
 async fn waiting_is_not_the_callees_silence() {
-    let callee = Callee::start(|_, _| async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        http::Response::new(super::support::Body::from("ok"))
-    })
-    .await;
+    let callee = Callee::slow(Duration::from_millis(300)).await;
     let policy = json!({"bulkhead": {"maxRequests": 1, "maxPendingTime": "5s"}, "timeouts": {"idle": "500ms"}});
     let mesh = Arc::new(Mesh::new(&[callee.address], policy));
-    let all: Vec<_> = (0..4)
-        .map(|_| {
-            let mesh = Arc::clone(&mesh);
-            tokio::spawn(async move { mesh.get("/").await.status })
-        })
-        .collect();
+    let all = mesh.get_together(4);
     for answered in all {
-        assert_eq!(answered.await.unwrap(), 200);
+        assert_eq!(answered.await.unwrap().status, 200);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::support::{Body, Callee, Mesh, Seen, call, call_h2, connect_h1, connect_h2, counts, h2_request, read};
+use super::support::{Body, Callee, Mesh, Seen, call, connect_h1, connect_h2, counts, h2_request, read};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -79,10 +79,6 @@ fn hedging(more: Value) -> Value {
     policy
 }
 
-async fn get(mesh: &Mesh, http2: bool) -> Seen {
-    if http2 { call_h2(mesh.address, h2_request("/")).await.unwrap() } else { mesh.get("/").await }
-}
-
 async fn put(mesh: &Mesh, body: Vec<u8>) -> Seen {
     let request = Request::put("/").header("host", "callee").body(Body::from(body)).unwrap();
     call(mesh.address, request).await.unwrap()
@@ -110,7 +106,7 @@ async fn the_second_try_wins_and_the_first_is_given_up() {
     for http2 in [false, true] {
         let ((slow, mut at_slow), (fast, mut at_fast)) = (taking(FOREVER, 200).await, taking(MS(0), 200).await);
         let mesh = Mesh::new(&[slow.address, fast.address], hedging(json!({})));
-        let seen = get(&mesh, http2).await;
+        let seen = mesh.get_over(http2, "/").await;
         assert_eq!((seen.status.as_u16(), &seen.body[..]), (200, &b"after 0 ms"[..]));
         assert!(seen.took >= MS(50) && seen.took < Duration::from_secs(2), "{:?}", seen.took);
         assert_eq!(came(&mut at_slow).await.0["firebreak-attempt"], "1/2");
@@ -135,7 +131,7 @@ async fn the_first_may_still_win_and_then_the_second_is_given_up() {
     for http2 in [false, true] {
         let ((late, _), (slow, mut at_slow)) = (taking(MS(150), 200).await, taking(FOREVER, 200).await);
         let mesh = Mesh::new(&[late.address, slow.address], hedging(json!({})));
-        assert_eq!(get(&mesh, http2).await.body, "after 150 ms");
+        assert_eq!(mesh.get_over(http2, "/").await.body, "after 150 ms");
         came(&mut at_slow).await;
         given_up(&mut at_slow).await;
         assert_eq!(mesh.fates(1).await, counts(&[("succeeded", 1)]));
@@ -167,7 +163,7 @@ async fn with_one_address_the_second_try_takes_another_connection() {
         })
         .await;
         let mesh = Mesh::new(&[callee.address], hedging(json!({})));
-        assert_eq!(get(&mesh, http2).await.body, "2", "http2 {http2}");
+        assert_eq!(mesh.get_over(http2, "/").await.body, "2", "http2 {http2}");
         assert_eq!((callee.requests(), callee.connections()), (2, 2));
     }
 }
@@ -186,7 +182,7 @@ async fn a_stream_that_lost_is_reset_as_cancelled() {
     });
     let fast = Callee::answering(&[200]).await;
     let mesh = Mesh::new(&[slow, fast.address], hedging(json!({})));
-    assert_eq!(get(&mesh, true).await.status, 200);
+    assert_eq!(mesh.get_over(true, "/").await.status, 200);
     assert_eq!(timeout(Duration::from_secs(5), reset).await.unwrap().unwrap(), h2::Reason::CANCEL);
 }
 
@@ -360,7 +356,7 @@ async fn a_second_try_has_a_place_of_its_own_in_the_bulkhead_and_does_not_wait_f
     ] {
         let (callee, _seen) = taking(MS(150), 200).await;
         let mesh = Mesh::new(&[callee.address], hedging(json!({"bulkhead": bulkhead})));
-        assert_eq!(get(&mesh, http2).await.status, 200);
+        assert_eq!(mesh.get_over(http2, "/").await.status, 200);
         let refused = if sent == 0 { counts(&[("bulkhead", 1)]) } else { none() };
         assert_eq!(hedges(&mesh).await, (sent, 0, refused), "{bulkhead}");
         let labels = "direction=\"outbound\",service=\"shop/callee\",port=\"80\",resource=\"requests\"";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet};
 
 use super::{
     fault_inbound::{Beside, beside},
@@ -40,15 +40,7 @@ fn send(to: &Beside, tasks: &mut JoinSet<Seen>, headers: &[(&'static str, &'stat
 }
 
 async fn shows(to: &Beside, line: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let metrics = to.mesh.metrics().await;
-        if metrics.contains(line) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{line}:\n{metrics}");
-        tokio::task::yield_now().await;
-    }
+    to.mesh.until("firebreak_", |metrics| metrics.contains(line)).await;
 }
 
 const LABELS: &str = "direction=\"inbound\",service=\"shop/test\",port=\"80\"";

@@ -31,6 +31,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinHandle,
 };
 
 pub(crate) type Body = Full<Bytes>;
@@ -126,6 +127,15 @@ impl Callee {
         .await
     }
 
+    /// A callee that answers 200 after `pause`.
+    pub(crate) async fn slow(pause: Duration) -> Self {
+        Self::start(move |_, _| async move {
+            tokio::time::sleep(pause).await;
+            Response::new(Body::from("ok"))
+        })
+        .await
+    }
+
     /// A callee that takes requests and never answers.
     pub(crate) async fn hanging() -> Self {
         Self::start(|_, _| std::future::pending()).await
@@ -200,6 +210,20 @@ impl Mesh {
         self.send(Request::get(path)).await
     }
 
+    /// The same over HTTP/1 or HTTP/2.
+    pub(crate) async fn get_over(&self, http2: bool, path: &str) -> Seen {
+        if http2 { call_h2(self.address, h2_request(path)).await.unwrap() } else { self.get(path).await }
+    }
+
+    /// So many GETs at once, each over a connection of its own.
+    pub(crate) fn get_together(self: &Arc<Self>, count: usize) -> Vec<JoinHandle<Seen>> {
+        let one = |_| {
+            let mesh = Arc::clone(self);
+            tokio::spawn(async move { mesh.get("/").await })
+        };
+        (0..count).map(one).collect()
+    }
+
     /// One request without a body over a connection of its own.
     pub(crate) async fn send(&self, request: http::request::Builder) -> Seen {
         let request = request.header("host", "callee").body(Body::default()).unwrap();
@@ -255,6 +279,28 @@ impl Mesh {
                 return records;
             }
             assert!(tokio::time::Instant::now() < deadline, "{count} records expected: {records:#?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The sum of the series of `metric` that have all of `labels`, each `name="value"`.
+    pub(crate) async fn sum(&self, metric: &str, labels: &[&str]) -> u64 {
+        let metrics = self.metrics().await;
+        let start = format!("{metric}{{");
+        let fits = |line: &&str| line.starts_with(&start) && labels.iter().all(|label| line.contains(label));
+        metrics.lines().filter(fits).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Waits until the metrics are `enough`; without that it fails and shows what it saw of `what`.
+    pub(crate) async fn until(&self, what: &str, enough: impl Fn(&str) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let metrics = self.metrics().await;
+            if enough(&metrics) {
+                return;
+            }
+            let seen: Vec<_> = metrics.lines().filter(|line| line.starts_with(what)).collect();
+            assert!(tokio::time::Instant::now() < deadline, "{what}: {seen:#?}");
             tokio::task::yield_now().await;
         }
     }
@@ -354,7 +400,7 @@ pub(crate) fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
 }
 
 /// A listener whose queue is full: connecting to it hangs.
-pub(crate) async fn full_listener() -> (StdListener, Vec<tokio::task::JoinHandle<()>>) {
+pub(crate) async fn full_listener() -> (StdListener, Vec<JoinHandle<()>>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();
