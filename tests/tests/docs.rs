@@ -23,8 +23,9 @@ use firebreak_proxy::{
         breaker::{self, Breaker, Outcome, Peers},
         bulkhead::{Gate, Limits},
         concurrency::Limit,
-        shadow::Would,
+        shadow::{Observer, Shadow, Would},
     },
+    snapshot::{Extra, Plan, Policy},
     telemetry::{
         exposition,
         metrics::{Breakers, CalleeMetrics, Direction, FaultKind, Registry},
@@ -420,6 +421,14 @@ fn a_limit_that_refused() -> anyhow::Result<Arc<Limit>> {
     Ok(limit)
 }
 
+/// A policy that is observed and has a breaker.
+fn observer(callee: &CalleeMetrics, breaker: &Arc<Breaker>) -> Arc<Observer> {
+    let policy = Policy::new("shop/service2", 1, Extra::default(), Plan::default(), Box::default());
+    let (breaker, counts) = (Some(Arc::clone(breaker)), Arc::clone(&callee.observed));
+    let shadow = Shadow { policy, rate: None, breaker, endpoints: [].into_iter().collect(), counts };
+    Arc::new(Observer::new(shadow, Limits::NONE, None, Instant::now()))
+}
+
 fn observe_and_check(callee: &CalleeMetrics) {
     callee.observed.followed();
     callee.observed.add(Would::Queue);
@@ -464,7 +473,8 @@ fn exposition() -> anyhow::Result<String> {
         let (address, now) = (([127, 0, 0, 1], 80).into(), Instant::now());
         let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now), health: None };
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
-        callee.watch_breakers(Breakers { observed: Some(Arc::clone(&breaker)), callee: Some(breaker), endpoints });
+        let observed = Some(observer(&callee, &breaker));
+        callee.watch_breakers(Breakers { observed, callee: Some(breaker), endpoints });
     }
     observe_and_check(&callee);
     // One endpoint alone is never ejected.
@@ -479,7 +489,8 @@ fn exposition() -> anyhow::Result<String> {
     callee.watch_limit(Some(a_limit_that_refused()?));
     let fault = registry.fault("shop/slow");
     fault.hits[FaultKind::Delay as usize].store(1, Relaxed);
-    fault.spared.store(1, Relaxed);
+    let held = fault.active.take(1);
+    ensure!(held.is_some() && fault.active.take(1).is_none(), "the second is spared");
     let report = Publisher::new(&registry, BTreeMap::new(), Box::new(FromConfig)).publish(br#"{"format": 1}"#);
     ensure!(report.refused.is_none(), "{report:?}");
     Ok(exposition::text(&registry, false)?)

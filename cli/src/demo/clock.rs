@@ -15,8 +15,8 @@ pub(crate) const REQUEST: Duration = Duration::from_millis(3250);
 const COUNTING: Duration = Duration::from_millis(250);
 /// For stopping the proxy and telling the end.
 const CLOSING: Duration = Duration::from_millis(500);
-/// What the six parts take: their requests 2.1 s at the shortest [`Clock::first_part`], 1.4 s, 1.1 s, a second, 1.6 s and 0.3 s,
-/// and the rest for a machine that has more to do.
+/// What the six parts take: their requests 2.1 s at the shortest [`Clock::first_part`], 1.4 s, 1.1 s, 2.5 s, 1.7 s and 0.1 s, and
+/// the rest for a machine that has more to do.
 pub(crate) const PARTS: Duration = Duration::from_secs(10);
 
 /// The shortest demo that can be promised to end in time.

@@ -189,7 +189,7 @@ pub(super) async fn faults(demo: &mut Demo) -> anyhow::Result<Act> {
     const FAILS: f64 = LATE + ABORTED;
     let before = demo.scrape().await?;
     let load =
-        Load { to: demo.service2.clone(), at_once: 100, most: 1000, until: demo.clock.last_call(), patience: REQUEST };
+        Load { to: demo.service2.clone(), at_once: 100, most: 500, until: demo.clock.last_call(), patience: REQUEST };
     let tally = send(load, demo.show.tick()).await;
     let seen = demo.seen(&before, &tally).await?;
     let (all, tries) = (tally.sent, seen.tries());

@@ -38,7 +38,7 @@ pub use self::{
 };
 use super::{
     breaker::{self, Breaker, Refused, State, Ticket},
-    bulkhead::Need,
+    bulkhead::{Limits, Need},
     rate::Rate,
     retry::is_idempotent,
 };
@@ -197,6 +197,14 @@ impl Counts {
 }
 
 impl Observer {
+    /// Follows requests to a bulkhead of these limits, and goes on with those that `before` follows.
+    pub fn new(shadow: Shadow, bulkhead: Limits, before: Option<&Self>, now: Instant) -> Self {
+        let new = || Arc::new(Mutex::new(Line::new(bulkhead, now)));
+        let line = before.map_or_else(new, |before| Arc::clone(&before.line));
+        line.lock().set(bulkhead, now);
+        Self { shadow: Arc::new(shadow), line }
+    }
+
     /// Does all that would have been done by `now`.
     pub fn catch_up(&self, now: Instant) {
         self.line.lock().advance(now);

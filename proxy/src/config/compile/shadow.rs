@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc};
 
 use firebreak_crds::wire;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Entries, State, Versioned, carried, compiled, extra};
@@ -12,7 +11,7 @@ use crate::policy::{
     breaker::{self, Breaker, Peers},
     bulkhead,
     rate::Rate,
-    shadow::{Counts, Line, Observer, Shadow},
+    shadow::{Counts, Observer, Shadow},
 };
 
 /// A policy with its name and the generation of its object.
@@ -49,8 +48,8 @@ fn follow(
     counts: &Arc<Counts>,
     now: Instant,
 ) -> Observer {
-    let line = before.map(|it| Arc::clone(&it.line));
-    let before = before.map(|it| &*it.shadow);
+    let observer = before;
+    let before = observer.map(|it| &*it.shadow);
     let extra = extra(before.map(|it| it.policy.extra.clone()).unwrap_or_default(), policy, now);
     let known = before.and_then(|it| it.rate.clone());
     let rate = policy
@@ -61,10 +60,9 @@ fn follow(
     let breaker = limits.map(|limits| carried(known, None, limits, &counts.breaker, now));
     let endpoints = endpoints(policy, limits, list, before, counts, now);
     let bulkhead = policy.bulkhead.as_ref().map_or(bulkhead::Limits::NONE, Into::into);
-    let line = line.unwrap_or_else(|| Arc::new(Mutex::new(Line::new(bulkhead, now))));
-    line.lock().set(bulkhead, now);
     let policy = compiled(name, generation, policy, extra);
-    Observer { shadow: Arc::new(Shadow { policy, rate, breaker, endpoints, counts: Arc::clone(counts) }), line }
+    let shadow = Shadow { policy, rate, breaker, endpoints, counts: Arc::clone(counts) };
+    Observer::new(shadow, bulkhead, observer, now)
 }
 
 /// A breaker for each endpoint, where outliers are observed.

@@ -116,3 +116,26 @@ fn what_a_callee_says_about_another_try() {
         [Some(own), Some(Duration::from_secs(1)), Some(own), None]
     );
 }
+
+#[test]
+fn another_try_is_made_unless_something_speaks_against_it() {
+    let retries = retries(r#"{"maxRetries":2,"backoff":{"base":"100ms","max":"100ms"}}"#);
+    let ms = Duration::from_millis;
+    let first = Prospect { made: 1, replayable: true, layered: false, told: Told::Nothing, left: None };
+    let table = [
+        (first, Again::After(ms(50))),
+        (Prospect { made: 2, ..first }, Again::After(ms(50))),
+        (Prospect { made: 3, ..first }, Again::Spent),
+        (Prospect { replayable: false, ..first }, Again::Spent),
+        (Prospect { layered: true, ..first }, Again::LeftToLayers),
+        (Prospect { left: Some(ms(51)), ..first }, Again::After(ms(50))),
+        (Prospect { left: Some(ms(50)), ..first }, Again::Spent),
+        (Prospect { told: Told::After(ms(300)), ..first }, Again::After(ms(300))),
+        (Prospect { told: Told::After(ms(300)), left: Some(ms(300)), ..first }, Again::PushedBack),
+        (Prospect { told: Told::After(defaults::RETRY_AFTER_MAX + ms(1)), ..first }, Again::PushedBack),
+        (Prospect { told: Told::Never, ..first }, Again::PushedBack),
+    ];
+    for (after, expected) in table {
+        assert_eq!(retries.again(after, 0.5), expected, "{after:?}");
+    }
+}
