@@ -294,7 +294,9 @@ fn observed(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>])
     let observers: Vec<_> =
         callees.iter().filter_map(|callee| Some((callee, callee.breakers().observed.clone()?))).collect();
     // What would have been done since the last request told of anything is to be seen too.
-    observers.iter().for_each(|(_, observer)| observer.catch_up(now));
+    for (_, observer) in &observers {
+        observer.catch_up(now);
+    }
     let help = "Requests that a policy followed which is observed";
     let mut metric = encoder.encode_descriptor("observed_requests", help, None, MetricType::Counter)?;
     for callee in callees {

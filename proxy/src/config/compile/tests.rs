@@ -249,7 +249,9 @@ async fn nothing_is_left_of_a_policy_that_is_observed_no_more_although_requests_
     assert_eq!(line.upgrade().unwrap().lock().len(), 3, "a request keeps the policy that it began with");
     // Of the last two that are over none is in the simulation: they would still wait for the first.
     let [first, second, late] = requests;
-    [&second, &late].into_iter().for_each(|one| one.tell(Step::Over(None), now));
+    for one in [&second, &late] {
+        one.tell(Step::Over(None), now);
+    }
     drop((second, late));
     assert!(line.upgrade().is_some());
     drop(first);

@@ -25,6 +25,7 @@ use crate::{
 };
 
 /// A request as it is without the policy.
+#[allow(clippy::struct_excessive_bools, reason = "each is drawn on its own")]
 #[derive(Clone, Debug)]
 struct Case {
     arrives: Duration,

@@ -70,14 +70,14 @@ pub(super) async fn enforced(
 }
 
 impl Enforced {
-    fn may_happen(&self, at: Instant, number: usize) {
-        self.moments.borrow_mut().push((at, number));
+    fn may_happen(&self, at: impl IntoIterator<Item = Instant>, number: usize) {
+        self.moments.borrow_mut().extend(at.into_iter().map(|at| (at, number)));
     }
 
     async fn decide(&self, number: usize, case: &Case, start: Instant) -> Counts {
         let counts = Counts::default();
         let started = start + case.arrives;
-        self.may_happen(started, number);
+        self.may_happen([started], number);
         sleep_until(started).await;
         if self.parts.rate.as_ref().is_some_and(|rate| rate.take(started).is_err()) {
             counts.add(Would::LimitRate);
@@ -86,7 +86,7 @@ impl Enforced {
         let head = case.head();
         let plan = self.parts.policy.plan_of(self.parts.policy.route(&head));
         let request_end = plan.clocks.request_end(started).map(|end| end.at);
-        request_end.into_iter().for_each(|end| self.may_happen(end, number));
+        self.may_happen(request_end, number);
         let permit = self.permit(number, request_end, &counts).await;
         if permit.is_some() {
             let (made, hedged, counts) = (0, false, &counts);
@@ -112,7 +112,7 @@ impl Enforced {
             Ok(permit) => Ok(permit),
         };
         // A place that comes free in the moment in which the wait ends is one of two things at once.
-        patience.into_iter().for_each(|end| self.may_happen(end, number));
+        self.may_happen(patience, number);
         counts.add(Would::Queue);
         waited.map_err(|would| counts.add(would)).ok()
     }
@@ -173,17 +173,14 @@ impl Request<'_> {
     async fn make(&mut self, one: &TryCase, tickets: Tickets, index: usize) -> bool {
         let began = Instant::now();
         let ends = began + one.takes;
-        self.world.may_happen(ends, self.number);
+        self.world.may_happen([ends], self.number);
         let cut = self.plan.clocks.attempt_end(began, self.plan.clocks.request_end(self.started));
-        let cut = cut.inspect(|cut| {
-            if cut.reason == Reason::AttemptTimeout {
-                self.world.may_happen(cut.at, self.number);
-            }
-        });
+        let by_attempt = cut.filter(|cut| cut.reason == Reason::AttemptTimeout);
+        self.world.may_happen(by_attempt.map(|cut| cut.at), self.number);
         let until = cut.map_or(ends, |cut| cut.at.min(ends));
         let hedge = self.plan.hedge_beside(self.made).filter(|_| self.case.hedgeable() && !self.hedged);
         if let Some(slow) = hedge.map(|hedge| began + hedge.after).filter(|slow| *slow < until) {
-            self.world.may_happen(slow, self.number);
+            self.world.may_happen([slow], self.number);
             sleep_until(slow).await;
             self.hedge(&tickets);
         }
@@ -280,7 +277,7 @@ impl Request<'_> {
 
     /// Waits until then. Whether the request clock has not run out before.
     async fn has_time_until(&self, until: Instant) -> bool {
-        self.world.may_happen(until, self.number);
+        self.world.may_happen([until], self.number);
         let end = self.plan.clocks.request_end(self.started).filter(|end| end.at < until);
         sleep_until(end.map_or(until, |end| end.at)).await;
         end.inspect(|_| self.counts.add(Would::TimeOut)).is_none()
@@ -291,7 +288,7 @@ impl Request<'_> {
         let (this, rest) = (&self.case.tries[index], &self.case.tries[index + 1..]);
         let rest: Duration = rest.iter().map(|one| one.pause + one.takes).sum();
         let over = Instant::now() + this.takes + rest + self.case.body;
-        self.world.may_happen(over, self.number);
+        self.world.may_happen([over], self.number);
         sleep_until(self.plan.clocks.request_end(self.started).map_or(over, |end| end.at.min(over))).await;
     }
 }
