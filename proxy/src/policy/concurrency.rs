@@ -42,9 +42,10 @@ pub const REFUSED: [Refused; 3] = [Refused::Full, Refused::TimedOut, Refused::De
 /// The limit of one port of the application, shared by all workers.
 #[derive(Debug)]
 pub struct Limit {
-    spec: spec::Concurrency,
-    max_pending: usize,
-    max_pending_time: Duration,
+    /// As the policy has it now.
+    spec: Mutex<spec::Concurrency>,
+    max_pending: AtomicU32,
+    max_pending_millis: AtomicU64,
     began: Instant,
     current: AtomicU32,
     in_flight: AtomicU32,
@@ -109,28 +110,13 @@ impl Refused {
 impl Limit {
     /// A limit of which nothing is known yet.
     pub fn new(spec: spec::Concurrency, now: Instant) -> Arc<Self> {
-        Self::with(spec, Gradient::new(bounds(&spec)), now)
-    }
-
-    /// The same limit within other bounds. What is in flight under the one before does not count in it.
-    pub fn within(&self, spec: spec::Concurrency, now: Instant) -> Arc<Self> {
-        let mut gradient = self.gradient.lock().clone();
-        gradient.bound(bounds(&spec));
-        let limit = Self::with(spec, gradient, now);
-        limit.takes.store(self.takes.load(SeqCst), SeqCst);
-        for cause in REFUSED {
-            limit.refused[cause as usize].store(self.refused(cause), SeqCst);
-        }
-        limit
-    }
-
-    fn with(spec: spec::Concurrency, gradient: Gradient, now: Instant) -> Arc<Self> {
-        Arc::new(Self {
-            spec,
-            max_pending: spec.max_pending.unwrap_or(defaults::CONCURRENCY_MAX_PENDING) as usize,
-            max_pending_time: spec.max_pending_time.map_or(defaults::CONCURRENCY_MAX_PENDING_TIME, spec::Duration::get),
+        let gradient = Gradient::new(bounds(&spec));
+        let limit = Self {
+            spec: Mutex::new(spec),
+            max_pending: AtomicU32::new(0),
+            max_pending_millis: AtomicU64::new(0),
             began: now,
-            current: AtomicU32::new(whole(gradient.limit())),
+            current: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             most: AtomicU32::new(0),
             kept_out: AtomicU32::new(0),
@@ -143,12 +129,28 @@ impl Limit {
             queue: Mutex::default(),
             tickets: AtomicU64::new(0),
             refused: [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)],
-        })
+        };
+        limit.put(spec);
+        Arc::new(limit)
     }
 
-    /// What the policy says.
-    pub fn spec(&self) -> spec::Concurrency {
-        self.spec
+    /// Puts other bounds in force. It stays where it is within them, and what is under way and what waits goes on: with less room than
+    /// that, nobody is let in until enough of it is over. Who waits already waits as long as was said when it came.
+    pub fn set(self: &Arc<Self>, spec: spec::Concurrency) {
+        let before = std::mem::replace(&mut *self.spec.lock(), spec);
+        if before != spec {
+            self.put(spec);
+            self.wake();
+        }
+    }
+
+    fn put(&self, spec: spec::Concurrency) {
+        let max_pending_time = spec.max_pending_time.map_or(defaults::CONCURRENCY_MAX_PENDING_TIME, spec::Duration::get);
+        self.max_pending.store(spec.max_pending.unwrap_or(defaults::CONCURRENCY_MAX_PENDING), SeqCst);
+        self.max_pending_millis.store(millis(max_pending_time), SeqCst);
+        let mut gradient = self.gradient.lock();
+        gradient.bound(bounds(&spec));
+        self.current.store(whole(gradient.limit()), SeqCst);
     }
 
     /// Where it is now.
@@ -194,7 +196,8 @@ impl Limit {
         self.kept_out.fetch_add(1, SeqCst);
         let last = {
             let mut queue = self.queue.lock();
-            let last = queue.push((ticket, deadline, admit), self.max_pending, now, self.takes());
+            let max_pending = self.max_pending.load(SeqCst) as usize;
+            let last = queue.push((ticket, deadline, admit), max_pending, now, self.takes());
             self.waiting.store(length(&queue), SeqCst);
             last
         };
@@ -203,7 +206,7 @@ impl Limit {
         last.map(|last| last.send(Err(Refused::Full)).err());
         // Room may have appeared between the first look and the queue; whoever made it may not have seen us waiting.
         self.wake();
-        let patience = now.checked_add(self.max_pending_time);
+        let patience = now.checked_add(Duration::from_millis(self.max_pending_millis.load(SeqCst)));
         let until = [patience, deadline].into_iter().flatten().min();
         let outcome = match until {
             None => (&mut admitted).await.ok(),

@@ -81,10 +81,8 @@ impl Carried {
                 (known.id, known.gate, known.limit)
             },
         );
-        let limit = limited.and_then(|(_, port)| port.concurrency).map(|spec| match limit {
-            Some(limit) if limit.spec() == spec => limit,
-            Some(limit) => limit.within(spec, now),
-            None => Limit::new(spec, now),
+        let limit = limited.and_then(|(_, port)| port.concurrency).map(|spec| {
+            limit.inspect(|limit| limit.set(spec)).unwrap_or_else(|| Limit::new(spec, now))
         });
         metrics.watch_limit(limit.clone());
         let mut names: Vec<_> = leading.iter().flat_map(|(_, port)| &port.faults).collect();

@@ -65,8 +65,30 @@ async fn it_moves_with_what_requests_take_and_keeps_what_it_knows_within_other_b
     let usage = limit.usage();
     assert!(usage.limit > 10, "{usage:?}");
     assert_eq!(usage.takes, Duration::from_millis(10));
-    let within = limit.within(spec::Concurrency { max: Some(5), ..spec::Concurrency::default() }, Instant::now());
-    assert_eq!((within.usage().limit, within.usage().takes), (5, usage.takes));
+    limit.set(serde_json::from_value(serde_json::json!({"max": 5})).unwrap());
+    assert_eq!((limit.usage().limit, limit.usage().takes), (5, usage.takes));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bounds_let_in_nobody_for_whom_what_is_under_way_leaves_no_room_and_at_once_whoever_has_some() {
+    let set = |limit: &Arc<Limit>, spec| limit.set(serde_json::from_value(spec).unwrap());
+    let limit = limit(serde_json::json!({"max": 3, "maxPending": 0}));
+    let mut held = holding(&limit, 3).await;
+    set(&limit, serde_json::json!({"max": 2, "maxPending": 1, "maxPendingTime": "1h"}));
+    held.pop();
+    assert_eq!((limit.usage().limit, limit.usage().in_flight), (2, 2), "what was let in before counts");
+    let waits = tokio::spawn({
+        let limit = Arc::clone(&limit);
+        async move { limit.acquire(None).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(limit.usage().pending, 1);
+    set(&limit, serde_json::json!({"min": 3, "max": 3, "maxPending": 0}));
+    let place = waits.await.unwrap().unwrap();
+    assert_eq!(limit.usage().in_flight, 3);
+    assert_eq!(limit.acquire(None).await.unwrap_err(), Refused::Full);
+    drop((held, place));
+    assert_eq!((limit.usage().in_flight, limit.usage().pending), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
