@@ -14,6 +14,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// For anything that is sure to come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -199,6 +200,36 @@ fn a_request_that_hangs_ends_by_its_policy() {
 }
 
 #[test]
+fn a_limit_beside_the_callee_refuses_what_its_endpoint_cannot_do() {
+    let spec = "inbound: {concurrency: {max: 1, maxPending: 0}}";
+    let folder = folder("inbound", &[("a.yaml", service("service2", hanging()) + &policy("service2", spec))]);
+    let local = Local::start(&folder, &[]);
+    let listening = local.event("listening");
+    assert_eq!(listening["beside"], serde_json::json!({"policy": "shop/service2", "faults": []}));
+    let admin = local.event("admin")["address"].clone();
+    local.event("ready");
+    let mut held = TcpStream::connect(listening["address"].as_str().unwrap()).unwrap();
+    held.write_all(b"GET / HTTP/1.1\r\nhost: service2\r\n\r\n").unwrap();
+    let line = "firebreak_concurrency_in_flight{direction=\"inbound\",service=\"shop/service2\",port=\"80\"} 1";
+    let began = Instant::now();
+    while !get(&admin, "/metrics").contains(line) {
+        assert!(began.elapsed() < PATIENCE, "{}", get(&admin, "/metrics"));
+    }
+    let refused = get(&listening["address"], "/");
+    assert!(refused.starts_with("http/1.1 503") && refused.contains("firebreak-reason=overload"), "{refused}");
+    let failure = local.event("failure");
+    assert_eq!((&failure["reason"], &failure["direction"]), (&"overload".into(), &"outbound".into()));
+
+    fs::write(folder.join("fault.yaml"), fault("service2", 418).replace("duration", "at: Inbound, duration")).unwrap();
+    assert_eq!(local.event("listening")["beside"]["faults"][0], "shop/service2");
+    local.event("applied");
+    assert!(get(&listening["address"], "/").starts_with("http/1.1 418"), "a fault is above the limit");
+    assert_eq!(local.event("failure")["reason"], "fault_abort", "the request that was refused has been told once");
+    drop(held);
+    assert_eq!(local.stop(), Some(0));
+}
+
+#[test]
 fn from_selects_by_the_labels_given() {
     let spec = "from: {podSelector: {matchLabels: {app: web}}}, timeouts: {attempt: 100ms}";
     let text = service("service2", hanging()) + &policy("service2", spec);
@@ -250,12 +281,15 @@ fn a_folder_with_errors_does_not_start() {
 
 #[test]
 fn check_listens_nowhere() {
-    let folder = folder("check", &[("a.yaml", service("service2", origin()) + &fault("service3", 503))]);
+    let limit = policy("service2", "inbound: {concurrency: {}}");
+    let folder = folder("check", &[("a.yaml", service("service2", origin()) + &limit + &fault("service3", 503))]);
     let output =
         Command::new(env!("CARGO_BIN_EXE_firebreak")).args(["local", "--check"]).arg(&folder).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert!(out.contains("for default/service2:80 (ports below 1024 need rights): 1 endpoint"), "{out}");
+    let served = "for default/service2:80 (ports below 1024 need rights): 1 endpoint; TrafficPolicy default/service2; beside its \
+                  endpoints TrafficPolicy default/service2";
+    assert!(out.contains(served), "{out}");
     assert!(err.contains("warning: ") && err.contains("Service default/service3 is not in the folder"), "{err}");
 }
 

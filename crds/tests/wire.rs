@@ -298,22 +298,29 @@ fn inbound() -> impl Strategy<Value = wire::Inbound> {
         },
     );
     let name = || "[a-z]{1,8}/[a-z]{1,8}";
-    let port = (any::<u16>(), vec(any::<u16>(), 0..3), option::of(name()), option::of(concurrency), vec(name(), 0..3))
-        .prop_map(|(port, targets, policy, concurrency, faults)| wire::InboundPort {
+    let targets = (vec(any::<u16>(), 0..3), vec(endpoint(), 0..3));
+    let port = (any::<u16>(), targets, option::of(name()), option::of(concurrency), vec(name(), 0..3)).prop_map(
+        |(port, (targets, endpoints), policy, concurrency, faults)| wire::InboundPort {
             port,
             targets,
+            endpoints,
             policy,
             concurrency,
             faults,
-        });
+        },
+    );
     let labels = || proptest::collection::btree_map("[a-z]{1,8}", "[a-z]{0,8}", 0..3);
     (labels(), vec(port, 0..3)).prop_map(|(selector, ports)| wire::Inbound { selector, ports })
 }
 
+fn endpoint() -> impl Strategy<Value = wire::Endpoint> {
+    let address = || any::<std::net::SocketAddrV4>().prop_map(Into::into);
+    (address(), option::of(address())).prop_map(|(address, beside)| wire::Endpoint { address, beside })
+}
+
 fn service() -> impl Strategy<Value = Service> {
     let protocol = select(vec![Protocol::Detect, Protocol::Http, Protocol::Tcp]);
-    let endpoints =
-        vec(any::<std::net::SocketAddrV4>().prop_map(|address| wire::Endpoint { address: address.into() }), 0..3);
+    let endpoints = vec(endpoint(), 0..3);
     let names = || vec("[a-z]{1,8}/[a-z]{1,8}", 0..3);
     let port = (option::of("[a-z]{1,8}"), any::<u16>(), protocol, option::of(endpoints), names(), names(), names())
         .prop_map(|(name, port, protocol, endpoints, policies, observe, faults)| Port {

@@ -151,9 +151,10 @@ impl World {
     }
 
     /// Where the pods behind that port of `service` listen, as far as is known: a port with a name is where the pods with the
-    /// proxy say it is.
+    /// proxy say it is. Nowhere, if it does not say which pods are behind it.
     pub fn targets(&self, service: &Service, port: &ServicePort) -> Vec<u16> {
         match &port.target {
+            _ if !service.has_pods() => Vec::new(),
             TargetPort::Number(number) => vec![*number],
             TargetPort::Named(name) => self.pods.ports_named(&service.key.namespace, &service.selector, name),
         }

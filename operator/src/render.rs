@@ -5,8 +5,8 @@
 //! order its news came in. Local mode asks for every Service ([`Scope::All`]) because there each gets a listener, and for
 //! endpoints, because there is no cluster IP behind which somebody else balances.
 //!
-//! What acts beside the callee is in the config of the callee's namespace only ([`inbound`]); local mode, whose one proxy stands for the
-//! callers', has none of it.
+//! What acts beside the callee is in the config of the callee's namespace only ([`inbound`]); in local mode, whose one proxy stands for
+//! all, that of every namespace the world knows is in one.
 
 mod bodies;
 mod inbound;
@@ -54,18 +54,16 @@ pub fn render(world: &World, namespace: &str, options: &Options) -> Config {
         enforced: Attached::to(caller, enforced.into_iter()),
         observed: Attached::to(caller, observed.into_iter()),
     };
-    let faulty = faults_act(caller, &options.own_namespace);
-    let active = || world.faults.iter().filter(|fault| faulty && fault.active(options.now));
-    let faults = Attached::to(caller, active().filter(|fault| !fault.at_callee()));
+    let faults = Attached::to(caller, options.active_faults(world, caller).filter(|fault| !fault.at_callee()));
     let mut entries = Entries::default();
     for service in world.services.iter().filter(|service| options.addressable(service)) {
         if options.scope == Scope::All || policies.touch(&service.key) || faults.touches(&service.key) {
             entries.add(world, service, &policies, &faults, options);
         }
     }
-    if options.scope == Scope::Touched {
-        let faults = Attached::to(caller, active().filter(|fault| fault.at_callee()));
-        entries.add_inbound(world, namespace, &inbound::policies(world, caller), &faults);
+    match options.scope {
+        Scope::Touched => entries.add_inbound(world, caller, options),
+        Scope::All => world.namespaces.iter().for_each(|callees| entries.add_inbound(world, callees, options)),
     }
     Config { namespace: namespace.to_owned(), transparent: caller.transparent, entries: entries.into_vec() }
 }
@@ -85,6 +83,12 @@ impl Options {
     /// For local mode.
     pub fn local(now: Timestamp) -> Self {
         Self { scope: Scope::All, endpoints: true, own_namespace: String::new(), now }
+    }
+
+    /// The faults that are active where they are to act in `namespace`.
+    fn active_faults<'w>(&self, world: &'w World, namespace: &Namespace) -> impl Iterator<Item = &'w Fault> {
+        let (faulty, now) = (faults_act(namespace, &self.own_namespace), self.now);
+        world.faults.iter().filter(move |fault| faulty && fault.active(now))
     }
 
     /// Without endpoints a Service is recognised by its addresses only; a headless one has none.

@@ -119,6 +119,9 @@ pub struct Listener {
     pub port: u16,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The endpoint that it stands beside; none where it is for callers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<SocketAddr>,
     /// Why it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -134,7 +137,7 @@ pub struct Proxy {
     phase: watch::Sender<Phase>,
     stop: mpsc::Sender<()>,
     grace: Duration,
-    local: Mutex<HashMap<SocketAddr, (String, u16)>>,
+    local: Mutex<HashMap<SocketAddr, Kind>>,
     control: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -231,34 +234,37 @@ impl Proxy {
     /// Puts a document in force and opens the listeners of local mode that it names. Listeners that it no longer names are
     /// closed; connections that they accepted live on.
     pub fn publish(&self, document: &[u8]) -> (Report, Vec<Listener>) {
-        let report = self.publisher.publish(document);
-        let wanted: HashMap<SocketAddr, (String, u16)> = self.publisher.with_config(|config| {
-            local_ports(config).map(|(address, service, port)| (address, (service.to_owned(), port))).collect()
+        // Tries go to those beside endpoints as soon as the config is in force.
+        let report = self.publisher.publish_after(document, |config| {
+            let mut local = self.local.lock();
+            let beside = local_listeners(config).into_values().filter(|listener| listener.beside.is_some());
+            beside.for_each(|listener| drop(self.listen_at(listener, &mut local)));
         });
-        (report, self.listen_locally(wanted))
+        (report, self.listen_locally(self.publisher.with_config(local_listeners)))
     }
 
-    fn listen_locally(&self, wanted: HashMap<SocketAddr, (String, u16)>) -> Vec<Listener> {
+    fn listen_locally(&self, wanted: HashMap<SocketAddr, Listener>) -> Vec<Listener> {
         let mut local = self.local.lock();
         let (closed, all_closed) = std::sync::mpsc::channel();
-        for gone in local.extract_if(|address, _| !wanted.contains_key(address)) {
+        for gone in local.extract_if(|address, kind| wanted.get(address).map(Listener::kind) != Some(*kind)) {
             self.tell(|| Command::Unlisten(gone.0, closed.clone()));
         }
         drop(closed);
         // Nothing is sent: the channel ends when every worker has let go, and only then the address can be had again.
         let _ = all_closed.recv();
-        let mut listeners: Vec<_> = wanted
-            .into_iter()
-            .map(|(address, (service, port))| {
-                let error = (!local.contains_key(&address)).then(|| self.listen(address, Kind::Local).err()).flatten();
-                if error.is_none() {
-                    local.insert(address, (service.clone(), port));
-                }
-                Listener { service, port, address, error: error.map(|error| error.to_string()) }
-            })
-            .collect();
+        let mut listeners: Vec<_> = wanted.into_values().map(|listener| self.listen_at(listener, &mut local)).collect();
         listeners.sort_by(|a, b| (&a.service, a.port, a.address).cmp(&(&b.service, b.port, b.address)));
         listeners
+    }
+
+    /// Opens it, unless it is open.
+    fn listen_at(&self, listener: Listener, open: &mut HashMap<SocketAddr, Kind>) -> Listener {
+        let (address, kind) = (listener.address, listener.kind());
+        let error = if open.contains_key(&address) { None } else { self.listen(address, kind).err() };
+        if error.is_none() {
+            open.entry(address).or_insert(kind);
+        }
+        Listener { error: error.map(|error| error.to_string()), ..listener }
     }
 
     /// Asks callers to go elsewhere; what they have under way, and what the pod itself calls, goes on.
@@ -308,14 +314,33 @@ impl Proxy {
     }
 }
 
-fn local_ports(config: &wire::Config) -> impl Iterator<Item = (SocketAddr, &str, u16)> {
-    config.entries.iter().flat_map(|entry| {
-        let ports = match &entry.body {
-            wire::Body::Service(service) => service.ports.as_slice(),
-            _ => &[],
-        };
-        ports.iter().flat_map(|port| port.listen.iter().map(|address| (*address, entry.name.as_str(), port.port)))
-    })
+impl Listener {
+    fn new(service: &str, port: u16, address: SocketAddr, beside: Option<SocketAddr>) -> Self {
+        Self { service: service.to_owned(), port, address, beside, error: None }
+    }
+
+    fn kind(&self) -> Kind {
+        self.beside.map_or(Kind::Local, Kind::Beside)
+    }
+}
+
+/// The listeners of local mode that a config names, by their addresses: for callers, and beside endpoints.
+fn local_listeners(config: &wire::Config) -> HashMap<SocketAddr, Listener> {
+    let mut listeners = HashMap::new();
+    let mut add = |listener: Listener| drop(listeners.insert(listener.address, listener));
+    for entry in &config.entries {
+        match &entry.body {
+            wire::Body::Service(service) => service.ports.iter().for_each(|port| {
+                port.listen.iter().for_each(|at| add(Listener::new(&entry.name, port.port, *at, None)));
+            }),
+            wire::Body::Inbound(inbound) => inbound.ports.iter().for_each(|port| {
+                let beside = port.endpoints.iter().filter_map(|it| Some((it.beside?, it.address)));
+                beside.for_each(|(at, endpoint)| add(Listener::new(&entry.name, port.port, at, Some(endpoint))));
+            }),
+            wire::Body::Policy(_) | wire::Body::Fault(_) => {}
+        }
+    }
+    listeners
 }
 
 fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {

@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub inbound: Arc<Callee>,
     /// Ports of the application at which something is enforced.
     pub inbound_ports: HashMap<u16, Arc<Callee>>,
+    /// Local mode: endpoints before which something is enforced.
+    pub inbound_endpoints: HashMap<SocketAddr, Arc<Callee>>,
     /// Callees by the address that callers use.
     pub callees: HashMap<SocketAddr, Arc<Callee>>,
 }
@@ -79,8 +81,8 @@ pub struct Callee {
 /// Where a try goes, and what is to be told of its outcome.
 #[derive(Debug, Default)]
 pub struct Admitted {
-    /// The endpoint; `None` means the address that the caller called.
-    pub endpoint: Option<SocketAddr>,
+    /// The way to the endpoint; `None` means the address that the caller called.
+    pub way: Option<SocketAddr>,
     /// Of the callee's breaker.
     pub service: Option<Ticket>,
     /// Of the endpoint's.
@@ -147,9 +149,10 @@ impl Snapshot {
         self.callees.get(address).unwrap_or(&self.unknown)
     }
 
-    /// The pod's application behind one of its ports.
-    pub fn application(&self, port: u16) -> &Arc<Callee> {
-        self.inbound_ports.get(&port).unwrap_or(&self.inbound)
+    /// The application at that address: the pod's behind one of its ports, or in local mode an endpoint.
+    pub fn application(&self, address: &SocketAddr) -> &Arc<Callee> {
+        let at_port = || self.inbound_ports.get(&address.port());
+        self.inbound_endpoints.get(address).or_else(at_port).unwrap_or(&self.inbound)
     }
 }
 
@@ -281,8 +284,13 @@ impl Callee {
         self.endpoints.as_ref().and_then(|endpoints| endpoints.key(headers))
     }
 
+    /// The address of the endpoint to which `way` leads.
+    pub fn behind(&self, way: SocketAddr) -> SocketAddr {
+        self.endpoints.as_ref().and_then(|endpoints| endpoints.behind(way)).unwrap_or(way)
+    }
+
     /// Asks the breakers for a try at `now` that must have its answer by `end`, at the endpoint that `key` names, or another
-    /// than `last` if there is another.
+    /// than the one that `last` leads to if there is another.
     ///
     /// # Errors
     /// When the callee is to be left alone, or there is no endpoint.
@@ -297,6 +305,6 @@ impl Callee {
         let Some(endpoints) = &self.endpoints else { return Ok(Admitted { service, ..Admitted::default() }) };
         let Chosen { endpoint, ticket } = endpoints.next(key, last, now, end)?;
         let placed = Some(endpoint.load.place(now));
-        Ok(Admitted { endpoint: Some(endpoint.address), service, at_endpoint: ticket, placed })
+        Ok(Admitted { way: Some(endpoint.way), service, at_endpoint: ticket, placed })
     }
 }

@@ -117,7 +117,7 @@ impl Worker {
         let snapshot = snapshot.load();
         Arc::clone(match direction {
             Direction::Outbound => snapshot.callee(destination),
-            Direction::Inbound => snapshot.application(destination.port()),
+            Direction::Inbound => snapshot.application(destination),
         })
     }
 

@@ -471,7 +471,8 @@ fn exposition() -> anyhow::Result<String> {
             }
         }
         let (address, now) = (([127, 0, 0, 1], 80).into(), Instant::now());
-        let at_endpoint = Endpoint { address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now), health: None };
+        let at_endpoint =
+            Endpoint { address, way: address, breaker: Some(Arc::clone(&breaker)), load: Load::new(now), health: None };
         let endpoints = if endpoint { vec![at_endpoint] } else { Vec::new() };
         let observed = Some(observer(&callee, &breaker));
         callee.watch_breakers(Breakers { observed, callee: Some(breaker), endpoints });
@@ -486,7 +487,7 @@ fn exposition() -> anyhow::Result<String> {
     let apart = Duration::from_secs(2);
     (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));
-    callee.watch_limit(Some(a_limit_that_refused()?));
+    callee.watch_limits(vec![a_limit_that_refused()?]);
     let fault = registry.fault("shop/slow");
     fault.hits[FaultKind::Delay as usize].store(1, Relaxed);
     let held = fault.active.take(1);

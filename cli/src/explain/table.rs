@@ -35,10 +35,10 @@ fn row(record: &Record) -> Vec<Cell> {
     let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     let path: String = record.path.chars().take(PATH).collect();
     let more = if path.len() < record.path.len() { "…" } else { "" };
-    let callee = if record.direction == "inbound" {
-        "this pod".to_owned()
-    } else {
-        format!("{}:{}", record.service, record.port)
+    let callee = match (record.direction.as_str(), record.service.as_str()) {
+        ("inbound", "unknown") => "this pod".to_owned(),
+        ("inbound", service) => format!("{service}:{}, beside it", record.port),
+        (_, service) => format!("{service}:{}", record.port),
     };
     vec![
         Cell::new(record.time.strftime("%F %T").to_string()),

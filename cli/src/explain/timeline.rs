@@ -35,7 +35,9 @@ fn request(proxy: &str, record: &Record) -> String {
 fn head(text: &mut String, proxy: &str, record: &Record) -> std::fmt::Result {
     let callee = format!("{}:{}", record.service, record.port);
     let (who, whom) = if record.direction == "inbound" {
-        ("a caller".to_owned(), format!("the application of {proxy}"))
+        let known = record.service != "unknown";
+        let callee = if known { format!("{callee} beside {proxy}") } else { proxy.to_owned() };
+        ("a caller".to_owned(), format!("the application of {callee}"))
     } else {
         (proxy.to_owned(), callee)
     };

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use firebreak_proxy::{
     Identity, Listener, Proxy, Report, Settings, StartError,
-    telemetry::access_log::{Record, Taker},
+    telemetry::{
+        access_log::{Record, Taker},
+        metrics::Direction,
+    },
 };
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::spawn_blocking};
@@ -67,9 +70,15 @@ impl Engine {
         Ok(Applied { scene, report, deaf })
     }
 
-    /// The next request that failed. Never, once the proxy is gone.
+    /// The next request of a caller that failed. Never, once the proxy is gone. What becomes of its tries beside their endpoints is in the
+    /// flight recorder.
     pub(crate) async fn failure(&mut self) -> Option<Record> {
-        self.records.recv().await
+        loop {
+            let record = self.records.recv().await?;
+            if record.direction == Direction::Outbound.name() {
+                return Some(record);
+            }
+        }
     }
 
     /// Lets requests under way end, and stops.

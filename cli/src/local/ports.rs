@@ -1,6 +1,6 @@
-//! Which loopback port stands for which Service port.
+//! Which loopback port stands for which Service port, and which before which endpoint.
 //!
-//! The Service's own number, where that is possible: not below 1024, which needs rights, and not taken by somebody else. A
+//! For callers the Service's own number, where that is possible: not below 1024, which needs rights, and not taken by somebody else. A
 //! port once given stays, however often the folder is read again, because callers have it in their settings.
 
 use std::{
@@ -10,12 +10,18 @@ use std::{
 
 use firebreak_operator::Key;
 
-/// A port of a Service.
-pub(crate) type ServicePort = (Key, u16);
+/// What a loopback port is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Use {
+    /// For callers of a port of a Service.
+    Service(Key, u16),
+    /// For what goes to this endpoint, as though the proxy stood beside it.
+    Beside(SocketAddr),
+}
 
 /// The ports given so far.
 #[derive(Debug, Default)]
-pub(crate) struct Ports(BTreeMap<ServicePort, Given>);
+pub(crate) struct Ports(BTreeMap<Use, Given>);
 
 /// A port that was given, and for what wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,25 +47,28 @@ const UNPRIVILEGED: u16 = 1024;
 impl Ports {
     /// Gives a port to each of `wanted`, which holds what the user chose, if anything. What is not wanted any more is given
     /// up.
-    pub(crate) fn give(
-        &mut self,
-        wanted: BTreeMap<ServicePort, Option<u16>>,
-    ) -> std::io::Result<&BTreeMap<ServicePort, Given>> {
+    pub(crate) fn give(&mut self, wanted: BTreeMap<Use, Option<u16>>) -> std::io::Result<&BTreeMap<Use, Given>> {
         self.0.retain(|port, given| wanted.get(port) == Some(&given.chosen));
         // Held until all have theirs, so that none is given twice.
         let mut held = Vec::new();
         for (port, chosen) in wanted {
             if !self.0.contains_key(&port) {
-                let given = self.find(port.1, chosen, &mut held)?;
+                let given = self.find(&port, chosen, &mut held)?;
                 self.0.insert(port, given);
             }
         }
         Ok(&self.0)
     }
 
-    fn find(&self, own: u16, chosen: Option<u16>, held: &mut Vec<TcpListener>) -> std::io::Result<Given> {
-        let wish = chosen.or((own >= UNPRIVILEGED).then_some(own));
-        let moved = wish.map_or(Moved::Privileged, Moved::Taken);
+    fn find(&self, port: &Use, chosen: Option<u16>, held: &mut Vec<TcpListener>) -> std::io::Result<Given> {
+        let (own, moved) = match port {
+            Use::Service(_, port) if *port < UNPRIVILEGED => (None, Some(Moved::Privileged)),
+            Use::Service(_, port) => (Some(*port), None),
+            // Nobody has it in settings.
+            Use::Beside(_) => (None, None),
+        };
+        let wish = chosen.or(own);
+        let moved = wish.map(Moved::Taken).or(moved);
         let given = |listener: TcpListener, moved, held: &mut Vec<TcpListener>| {
             let address = listener.local_addr()?;
             held.push(listener);
@@ -68,7 +77,7 @@ impl Ports {
         let free = |wish: &u16| self.0.values().all(|given| given.address.port() != *wish);
         match wish.filter(free).map(loopback) {
             Some(Ok(listener)) => given(listener, None, held),
-            Some(Err(_)) | None => given(loopback(0)?, Some(moved), held),
+            Some(Err(_)) | None => given(loopback(0)?, moved, held),
         }
     }
 }
@@ -106,8 +115,11 @@ fn bad(part: &str) -> String {
 mod tests {
     use super::*;
 
-    fn wanted(ports: &[(u16, Option<u16>)]) -> BTreeMap<ServicePort, Option<u16>> {
-        ports.iter().map(|(port, chosen)| ((Key::new("shop", format!("s{port}")), *port), *chosen)).collect()
+    fn wanted(ports: &[(u16, Option<u16>)]) -> BTreeMap<Use, Option<u16>> {
+        ports
+            .iter()
+            .map(|(port, chosen)| (Use::Service(Key::new("shop", format!("s{port}")), *port), *chosen))
+            .collect()
     }
 
     /// A port that is free now, and the listener that makes it taken.
@@ -152,10 +164,21 @@ mod tests {
     fn two_services_with_one_number_get_two_ports() {
         let (port, listener) = taken();
         drop(listener);
-        let both = [("a", port), ("b", port)].map(|(name, port)| ((Key::new("shop", name), port), None));
+        let both = [("a", port), ("b", port)].map(|(name, port)| (Use::Service(Key::new("shop", name), port), None));
         let mut ports = Ports::default();
         let given: Vec<_> = ports.give(both.into()).unwrap().values().map(|given| given.moved).collect();
         assert_eq!(given, [None, Some(Moved::Taken(port))]);
+    }
+
+    #[test]
+    fn what_goes_to_an_endpoint_gets_a_port_of_its_own_that_stays() {
+        let endpoints = [1, 2].map(|port| (Use::Beside(([127, 0, 0, 1], port).into()), None));
+        let mut ports = Ports::default();
+        let first = ports.give(endpoints.clone().into()).unwrap().clone();
+        let given: Vec<_> = first.values().map(|given| (given.address.port() > 2, given.moved)).collect();
+        assert_eq!(given, [(true, None); 2]);
+        assert_ne!(first[&endpoints[0].0].address, first[&endpoints[1].0].address);
+        assert_eq!(ports.give(endpoints.into()).unwrap(), &first);
     }
 
     #[test]

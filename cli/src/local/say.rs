@@ -63,6 +63,17 @@ pub(crate) struct Served<'a> {
     endpoints: Vec<SocketAddr>,
     policies: &'a [String],
     faults: &'a [String],
+    /// What acts before its endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside: Option<Beside<'a>>,
+}
+
+/// What acts before the endpoints of a Service port, as though the proxy stood beside them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Beside<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+    faults: &'a [String],
 }
 
 impl<'a> Served<'a> {
@@ -77,6 +88,10 @@ impl<'a> Served<'a> {
             endpoints: port.endpoints.iter().flatten().map(|endpoint| endpoint.address).collect(),
             policies: &port.policies,
             faults: &port.faults,
+            beside: listener
+                .inbound
+                .as_ref()
+                .map(|inbound| Beside { policy: inbound.policy.as_deref(), faults: &inbound.faults }),
         }
     }
 
@@ -91,8 +106,14 @@ impl<'a> Served<'a> {
             if names.is_empty() { String::new() } else { format!("; {kind} {}", names.join(", ")) }
         };
         let (policies, faults) = (list("TrafficPolicy", self.policies), list("FaultSpec", self.faults));
+        let beside = self.beside.as_ref().map(|it| {
+            let policy = it.policy.map(|name| format!("TrafficPolicy {name}"));
+            let faults = it.faults.iter().map(|name| format!("FaultSpec {name}"));
+            format!("; beside its endpoints {}", policy.into_iter().chain(faults).collect::<Vec<_>>().join(", "))
+        });
+        let beside = beside.unwrap_or_default();
         format!(
-            "listening on {} for {}:{}{moved}: {endpoints}{policies}{faults}",
+            "listening on {} for {}:{}{moved}: {endpoints}{policies}{faults}{beside}",
             self.address, self.service, self.port
         )
     }
@@ -127,18 +148,17 @@ impl Voice {
             self.say(&Said::Closed { service, port, address: gone.given.address });
         }
         for listener in now.listeners.iter().filter(|listener| !old.contains(listener)) {
-            match deaf.iter().find(|it| it.address == listener.given.address).and_then(|it| it.error.as_ref()) {
-                None => self.say(&Said::Listening(Served::of(listener))),
-                Some(error) => {
-                    let at = listener.given.address;
-                    let message =
-                        format!("cannot listen on {at} for {}:{}: {error}", listener.service, listener.port.port);
-                    self.say(&Said::Refused { message: &message });
-                }
+            if deaf.iter().all(|it| it.address != listener.given.address) {
+                self.say(&Said::Listening(Served::of(listener)));
             }
         }
-        let mut faults: Vec<&str> =
-            now.listeners.iter().flat_map(|listener| &listener.port.faults).map(String::as_str).collect();
+        for firebreak_proxy::Listener { service, port, address, beside, error } in deaf {
+            let endpoint = beside.map(|endpoint| format!(", before {endpoint}")).unwrap_or_default();
+            let error = error.as_deref().unwrap_or_default();
+            let message = format!("cannot listen on {address} for {service}:{port}{endpoint}: {error}");
+            self.say(&Said::Refused { message: &message });
+        }
+        let mut faults: Vec<&str> = now.listeners.iter().flat_map(Listener::faults).collect();
         faults.sort_unstable();
         faults.dedup();
         for fault in faults {

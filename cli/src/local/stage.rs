@@ -5,13 +5,13 @@
 
 mod cast;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firebreak_crds::{
     marks,
     resources::Phase,
     spec::Labels,
-    wire::{self, Body, Config},
+    wire::{self, Body, Config, Endpoint},
 };
 use firebreak_operator::{
     Event, Key, Options, Update, World,
@@ -23,7 +23,7 @@ use firebreak_operator::{
 use jiff::Timestamp;
 
 use self::cast::Cast;
-use super::ports::{Given, Ports};
+use super::ports::{Given, Ports, Use};
 use crate::{
     lint::{self, Finding, Severity},
     manifest::{Document, Manifests},
@@ -58,7 +58,17 @@ pub(crate) struct Scene {
 pub(crate) struct Listener {
     pub(crate) service: Key,
     pub(crate) port: wire::Port,
+    /// What acts before its endpoints, whoever calls.
+    pub(crate) inbound: Option<wire::InboundPort>,
     pub(crate) given: Given,
+}
+
+impl Listener {
+    /// The faults that act on its requests, wherever they do.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = &str> {
+        let beside = self.inbound.iter().flat_map(|inbound| &inbound.faults);
+        self.port.faults.iter().chain(beside).map(String::as_str)
+    }
 }
 
 /// Why there is no scene.
@@ -97,7 +107,7 @@ impl Stage {
             return Err(NoScene::Findings(errors));
         }
         let Cast { mut world, chosen } = cast;
-        self.open_namespace(&mut world);
+        self.open_namespaces(&mut world);
         let options = Options::local(now);
         self.live_faults(&mut world, &options);
         let mut config = render(&world, &self.caller.namespace, &options);
@@ -106,17 +116,21 @@ impl Stage {
         Ok(Scene { config, listeners, warnings })
     }
 
-    /// The caller's namespace carries the proxy, since here it is; where the files do not describe it, faults may act too.
-    fn open_namespace(&self, world: &mut World) {
-        let name = &self.caller.namespace;
-        let known = world.namespace(name).cloned();
-        let namespace = known.unwrap_or_else(|| Namespace {
-            key: Key::cluster(name),
-            labels: [("kubernetes.io/metadata.name".to_owned(), name.clone())].into(),
-            faults: true,
-            ..Namespace::default()
-        });
-        world.apply(Event::Namespace(Update::Apply(Namespace { inject: true, ..namespace })));
+    /// The namespaces of the caller and of callees carry the proxy, since here it is; where the files do not describe one, faults may
+    /// act too.
+    fn open_namespaces(&self, world: &mut World) {
+        let callees = world.services.iter().map(|service| service.key.namespace.clone());
+        let names: BTreeSet<_> = callees.chain([self.caller.namespace.clone()]).collect();
+        for name in names {
+            let known = world.namespace(&name).cloned();
+            let namespace = known.unwrap_or_else(|| Namespace {
+                key: Key::cluster(&name),
+                labels: [("kubernetes.io/metadata.name".to_owned(), name.clone())].into(),
+                faults: true,
+                ..Namespace::default()
+            });
+            world.apply(Event::Namespace(Update::Apply(Namespace { inject: true, ..namespace })));
+        }
     }
 
     /// Starts faults that are new, and remembers the start of those that are not.
@@ -135,28 +149,50 @@ impl Stage {
         world.apply(Event::Fault(Update::Reset(judged)));
     }
 
+    /// Gives each Service port a port here for its callers, and one to each endpoint before which something is enforced.
     fn listen(
         &mut self,
         config: &mut Config,
         chosen: &BTreeMap<Key, BTreeMap<u16, u16>>,
     ) -> std::io::Result<Vec<Listener>> {
-        let mut services = Vec::new();
-        for entry in &mut config.entries {
-            if let (Body::Service(service), Some((namespace, name))) = (&mut entry.body, entry.name.split_once('/')) {
-                services.push((Key::new(namespace, name), service));
+        let choice = |key: &Key, port: u16| chosen.get(key).and_then(|them| them.get(&port)).copied();
+        let mut wanted = BTreeMap::new();
+        let mut beside = BTreeMap::new();
+        for entry in &config.entries {
+            match &entry.body {
+                Body::Service(service) => wanted.extend(service.ports.iter().map(|port| {
+                    let key = key(&entry.name);
+                    let choice = choice(&key, port.port);
+                    (Use::Service(key, port.port), choice)
+                })),
+                Body::Inbound(inbound) => inbound.ports.iter().for_each(|port| {
+                    wanted.extend(port.endpoints.iter().map(|endpoint| (Use::Beside(endpoint.address), None)));
+                    beside.insert((entry.name.clone(), port.port), port.clone());
+                }),
+                Body::Policy(_) | Body::Fault(_) => {}
             }
         }
-        let choice = |key: &Key, port: u16| chosen.get(key).and_then(|them| them.get(&port)).copied();
-        let wanted = services.iter().flat_map(|(key, service)| {
-            service.ports.iter().map(move |port| ((key.clone(), port.port), choice(key, port.port)))
-        });
-        let given = self.ports.give(wanted.collect())?;
+        let given = self.ports.give(wanted)?;
+        let lead = |endpoints: &mut [Endpoint]| {
+            for endpoint in endpoints {
+                endpoint.beside = given.get(&Use::Beside(endpoint.address)).map(|given| given.address);
+            }
+        };
         let mut listeners = Vec::new();
-        for (key, service) in services {
-            for port in &mut service.ports {
-                let Some(given) = given.get(&(key.clone(), port.port)) else { continue };
-                port.listen = vec![given.address];
-                listeners.push(Listener { service: key.clone(), port: port.clone(), given: given.clone() });
+        for entry in &mut config.entries {
+            match &mut entry.body {
+                Body::Service(service) => {
+                    for port in &mut service.ports {
+                        let service = key(&entry.name);
+                        let Some(given) = given.get(&Use::Service(service.clone(), port.port)) else { continue };
+                        port.listen = vec![given.address];
+                        lead(port.endpoints.as_deref_mut().unwrap_or_default());
+                        let inbound = beside.remove(&(entry.name.clone(), port.port));
+                        listeners.push(Listener { service, port: port.clone(), inbound, given: given.clone() });
+                    }
+                }
+                Body::Inbound(inbound) => inbound.ports.iter_mut().for_each(|port| lead(&mut port.endpoints)),
+                Body::Policy(_) | Body::Fault(_) => {}
             }
         }
         Ok(listeners)
@@ -174,20 +210,15 @@ impl Stage {
                 "TrafficPolicy" => {
                     let Some(policy) = world.policies.get(&key) else { continue };
                     missing_targets(world, policy, &mut warn);
-                    if policy.has_inbound() {
-                        warn("spec.inbound", format!("has no effect here: {NOT_BESIDE}"));
-                    }
                 }
                 "FaultSpec" => {
                     let Some(fault) = self.faults.get(&key) else { continue };
                     missing_targets(world, fault, &mut warn);
-                    if fault.at_callee() {
-                        warn("spec.at", format!("nobody is hit: {NOT_BESIDE}"));
-                    }
+                    let acts_in = if fault.at_callee() { &key.namespace } else { &self.caller.namespace };
                     if fault.status.phase == Some(Phase::Refused) {
                         warn("", fault.status.message.clone().unwrap_or_default());
-                    } else if world.namespace(&self.caller.namespace).is_some_and(|it| !faults_act(it, "")) {
-                        let (namespace, label) = (&self.caller.namespace, marks::FAULTS);
+                    } else if world.namespace(acts_in).is_some_and(|it| !faults_act(it, "")) {
+                        let (namespace, label) = (acts_in, marks::FAULTS);
                         warn(
                             "",
                             format!("nobody is hit: Namespace {namespace} needs the label {label}: {}", marks::ENABLED),
@@ -201,10 +232,6 @@ impl Stage {
     }
 }
 
-/// Why what acts beside the callee does not act in local mode.
-const NOT_BESIDE: &str =
-    "local mode stands for the callers' proxies, and there is none beside the callee; it acts in a cluster";
-
 impl Scene {
     /// When the fault `name` ends, if it is active.
     pub(crate) fn end_of(&self, name: &str) -> Option<Timestamp> {
@@ -213,6 +240,12 @@ impl Scene {
             _ => None,
         })
     }
+}
+
+/// The key of the object that an entry of the config is of.
+fn key(entry: &str) -> Key {
+    let (namespace, name) = entry.split_once('/').unwrap_or_default();
+    Key::new(namespace, name)
 }
 
 fn key_of(document: &Document, default: &str) -> Key {

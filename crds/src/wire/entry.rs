@@ -100,7 +100,11 @@ pub struct InboundPort {
     /// The Service's port number.
     pub port: u16,
     /// Where the pods listen: one port, or as many as their containers give one name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<u16>,
+    /// Local mode: the endpoints before which the proxy itself does what one beside each of them would.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
     /// Name of the policy in force here, if one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
@@ -117,6 +121,21 @@ pub struct InboundPort {
 pub struct Endpoint {
     /// Address and port.
     pub address: SocketAddr,
+    /// Local mode: where the proxy itself listens as though it stood beside it. Tries go there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<SocketAddr>,
+}
+
+impl Endpoint {
+    /// An endpoint that is called at its own address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, beside: None }
+    }
+
+    /// Where a try connects to.
+    pub fn way(&self) -> SocketAddr {
+        self.beside.unwrap_or(self.address)
+    }
 }
 
 /// What is spoken on a port.

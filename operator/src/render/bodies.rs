@@ -33,7 +33,7 @@ pub(super) fn service(service: &Service) -> wire::Service {
 pub(super) fn endpoints(world: &World, service: &Key, port: &ServicePort) -> Vec<Endpoint> {
     let slices = world.slices.within(&service.namespace).filter(|slice| slice.service == service.name);
     let addresses = slices.flat_map(|slice| slice.addresses_for(port.name.as_deref()));
-    let mut endpoints: Vec<_> = addresses.map(|address| Endpoint { address }).collect();
+    let mut endpoints: Vec<_> = addresses.map(Endpoint::at).collect();
     endpoints.sort_unstable();
     endpoints.dedup();
     endpoints

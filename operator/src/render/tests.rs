@@ -300,8 +300,43 @@ fn what_acts_beside_the_callee_is_in_the_config_of_its_namespace_only() {
     assert!(!config.encode().unwrap().0.contains("\"at\""), "who does not know the word is to find it nowhere");
     let others = render(&world, "other", &options(noon()));
     assert_eq!(names(&others), ["Service shop/a", "TrafficPolicy shop/limit"]);
-    let local = Options { scope: Scope::All, ..options(noon()) };
-    assert_eq!(inbound_of(&render(&world, "shop", &local)), None);
+}
+
+#[test]
+fn in_local_mode_what_acts_beside_callees_acts_before_their_endpoints_whatever_their_namespace() {
+    let mut beside = on_a();
+    beside["at"] = json!("Inbound");
+    let mut limit = on_a();
+    limit["inbound"] = json!({"concurrency": {"max": 50}});
+    let slice = |address: &str| {
+        Event::Slice(Update::Apply(Slice {
+            key: Key::new("shop", "a-1"),
+            service: "a".into(),
+            ports: vec![(Some("http".into()), 9001)],
+            addresses: vec![address.parse().unwrap()],
+        }))
+    };
+    let world = world([
+        namespace("shop", &FAULTS),
+        namespace("web", &[]),
+        // Nobody selects pods here.
+        service("shop/a", 1, &["http:80"]),
+        service("shop/b", 2, &["http:80"]),
+        slice("127.0.0.2"),
+        fault("shop/beside", 1, beside, &running()),
+        policy("shop/limit", 1, limit),
+    ]);
+    let config = render(&world, "web", &Options::local(noon()));
+    assert_eq!(
+        inbound_of(&config).unwrap(),
+        json!({"selector": {}, "ports": [{"port": 80, "endpoints": [{"address": "127.0.0.2:9001"}], "policy": "shop/limit",
+            "concurrency": {"max": 50}, "faults": ["shop/beside"]}]})
+    );
+    assert_eq!(
+        names(&config),
+        ["Service shop/a", "Service shop/b", "TrafficPolicy shop/limit", "FaultSpec shop/beside", "Inbound shop/a"]
+    );
+    assert_eq!(first_port(&config).faults, [""; 0], "it is no fault of callers");
 }
 
 #[test]

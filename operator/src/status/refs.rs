@@ -25,10 +25,8 @@ pub(super) fn any_port<T: Attaches>(world: &World, object: &T) -> bool {
     object.targets().any(|target| {
         let services = world.services.within(target.namespace).filter(|service| target.names(&service.key));
         let recognised = |service: &&Service| object.at_callee() || !service.addresses.is_empty();
-        let served = |service: &Service| !object.at_callee() || service.has_pods();
         services.filter(recognised).any(|service| {
-            served(service)
-                && target.ports(service).any(|port| !object.at_callee() || !world.targets(service, port).is_empty())
+            target.ports(service).any(|port| !object.at_callee() || !world.targets(service, port).is_empty())
         })
     })
 }

@@ -11,7 +11,7 @@ use firebreak_crds::{
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
-use self::inbound::Application;
+use self::inbound::{Application, Site};
 use super::endpoints::EndpointSource;
 use crate::{
     policy::{
@@ -45,8 +45,8 @@ pub struct Carried {
     faults: HashMap<Box<str>, Seen>,
     unknown: Arc<Callee>,
     inbound: Arc<Callee>,
-    /// Ports of the pod's own application, by their numbers.
-    applications: HashMap<u16, Application>,
+    /// The pod's own application by its ports, or in local mode those at endpoints.
+    applications: HashMap<Site, Application>,
     next_id: u32,
 }
 
@@ -104,6 +104,7 @@ impl Carried {
             unknown: Arc::clone(&self.unknown),
             inbound: Arc::clone(&self.inbound),
             inbound_ports: HashMap::new(),
+            inbound_endpoints: HashMap::new(),
             callees: HashMap::new(),
         }
     }
@@ -132,7 +133,12 @@ impl Carried {
         }
         self.let_go(&mut kept);
         self.callees = kept;
-        snapshot.inbound_ports = self.applications(&entries, config.transparent, now);
+        for (site, application) in self.applications(&entries, config.transparent, now) {
+            match site {
+                Site::Port(port) => drop(snapshot.inbound_ports.insert(port, application)),
+                Site::Endpoint(address) => drop(snapshot.inbound_endpoints.insert(address, application)),
+            }
+        }
         snapshot
     }
 
@@ -286,7 +292,7 @@ impl State {
             let counts = &self.metrics.endpoint_breakers;
             let breaker = limits.map(|limits| carried(breaker, self.peers.as_ref(), limits, counts, now));
             let load = known_or_new(load, slow_start.filter(|_| !all_new), now);
-            let endpoint = Endpoint { address, breaker, load, health };
+            let endpoint = Endpoint { address, way: endpoint.way(), breaker, load, health };
             self.endpoints.insert(address, endpoint.clone());
             endpoint
         };

@@ -105,18 +105,23 @@ impl Publisher {
 
     /// Puts a document in force, as far as it can be read. Traffic goes before it, and it waits for that.
     pub fn publish(&self, document: &[u8]) -> Report {
-        let now = Instant::now();
-        aside("config", || self.put_in_force(document, now))
+        self.publish_after(document, |_| {})
     }
 
-    fn put_in_force(&self, document: &[u8], now: Instant) -> Report {
+    /// The same, and does what `prepare` says just before a new config is in force.
+    pub fn publish_after(&self, document: &[u8], prepare: impl FnOnce(&Config) + Send) -> Report {
+        let now = Instant::now();
+        aside("config", || self.put_in_force(document, now, prepare))
+    }
+
+    fn put_in_force(&self, document: &[u8], now: Instant, prepare: impl FnOnce(&Config)) -> Report {
         let mut state = self.state.lock();
         let (before, revision) = (self.report(), wire::revision(document));
         if revision == before.revision && before.refused.is_none() {
             return before;
         }
         let report = match wire::decode(document) {
-            Ok(decoded) => self.apply(&mut state, decoded, revision, now),
+            Ok(decoded) => self.apply(&mut state, decoded, revision, now, prepare),
             Err(error) => {
                 self.metrics.refused();
                 Report { refused: Some(error.to_string()), ..before }
@@ -154,7 +159,14 @@ impl Publisher {
         }
     }
 
-    fn apply(&self, state: &mut State, decoded: Decoded, revision: String, now: Instant) -> Report {
+    fn apply(
+        &self,
+        state: &mut State,
+        decoded: Decoded,
+        revision: String,
+        now: Instant,
+        prepare: impl FnOnce(&Config),
+    ) -> Report {
         let Decoded { mut config, problems, ignored } = decoded;
         config.entries.extend(problems.iter().filter_map(|problem| last_good(&state.config, problem)));
         state.config = config;
@@ -166,6 +178,7 @@ impl Publisher {
             ignored,
         };
         self.metrics.applied(&report);
+        prepare(&state.config);
         self.swap(state, &report.revision, now);
         report
     }

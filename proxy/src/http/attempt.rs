@@ -79,9 +79,9 @@ impl Sending<'_> {
             // What came before, a wait in the bulkhead or a pause, was not the callee's silence.
             activity.set(now);
         }
-        let address = admitted.endpoint.unwrap_or(self.call.link.destination);
+        let address = admitted.way.unwrap_or(self.call.link.destination);
         let number = self.call.tries.borrow_mut().begin(address, permit.is_some(), now);
-        self.call.tell(|| Step::Began { number, endpoint: address });
+        self.call.tell(|| Step::Began { number, endpoint: self.call.callee.behind(address) });
         let faulty = !self.call.callee.faults.is_empty() && self.call.first_try.get().is_none();
         let hit = if faulty { self.call.draw(&self.head.borrow(), Position::Attempt, number, now) } else { None };
         Try {

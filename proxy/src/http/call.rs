@@ -163,7 +163,10 @@ impl Call {
         let own = told.and_then(|left| self.started.checked_add(left));
         let inherited = match self.link.direction {
             Direction::Inbound => {
-                self.entered = lineage.enter(headers, self.started, own, self.ids[1].as_ref());
+                // In local mode nobody knows which of the calls that come here are the application's.
+                if !self.link.is_alone {
+                    self.entered = lineage.enter(headers, self.started, own, self.ids[1].as_ref());
+                }
                 None
             }
             Direction::Outbound if !self.present.has(Field::Traceparent) => None,
@@ -381,7 +384,7 @@ impl Call {
             fault: self.fault.as_ref().map(|fault| fault.name.clone()).or_else(|| self.told_fault.clone()),
             dependency: self.dependency.clone(),
             callee_idle_timeout_ms: stale.and_then(|_| self.callee.metrics.keep_alive.known(now)).map(millis),
-            tries: self.tries.get_mut().told(self.started, now),
+            tries: self.tries.get_mut().told(self.started, now, |way| self.callee.behind(way)),
         });
     }
 }

@@ -103,10 +103,10 @@ impl Sending<'_> {
         if !hedges.take(clock::now()) {
             return Err(Refused::ExtraLoad);
         }
-        let last = self.last_endpoint.get();
+        let last = self.last_way.get();
         self.admit_second(first, budget).inspect_err(|_| {
             hedges.put_back();
-            self.last_endpoint.set(last);
+            self.last_way.set(last);
         })
     }
 

@@ -20,7 +20,7 @@ use std::{
 
 use http::{Method, Request, Version, request::Parts};
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{
     attempt::{Got, Try},
@@ -60,7 +60,7 @@ pub(super) struct Sending<'a> {
     pub(super) spelling: &'a Spelling,
     pub(super) source: &'a Source,
     pub(super) activity: Option<&'a Activity>,
-    pub(super) last_endpoint: Cell<Option<SocketAddr>>,
+    pub(super) last_way: Cell<Option<SocketAddr>>,
     last_connection: Cell<Option<Used>>,
     /// Whether a second try may be sent beside a slow one: not if the request asks for another protocol, and once at most.
     pub(super) hedgeable: Cell<bool>,
@@ -99,12 +99,10 @@ pub async fn handle(request: Request<Incoming<ClientStream>>, spelling: Spelling
     let outcome = match admit(&mut call, version, limit.as_ref()).await {
         Err(reason) => Err(reason),
         Ok(()) => {
-            let (activity, last_endpoint) = (activity.as_ref(), Cell::default());
+            let (activity, last_way) = (activity.as_ref(), Cell::default());
             let (last_connection, hedgeable) = (Cell::default(), Cell::new(!switching));
             let (call, head, spelling, source) = (&mut call, &head, &spelling, &source);
-            Sending { call, plan, head, spelling, source, activity, last_endpoint, last_connection, hedgeable }
-                .run()
-                .await
+            Sending { call, plan, head, spelling, source, activity, last_way, last_connection, hedgeable }.run().await
         }
     };
     match outcome {
@@ -316,8 +314,8 @@ impl Sending<'_> {
         let now = clock::now();
         let end = self.plan.clocks.probe_end(self.call.admitted_at, now);
         let key = self.call.callee.hash_key(&self.head.borrow().headers);
-        let admitted = self.call.callee.admit(key, self.last_endpoint.get(), now, end)?;
-        self.last_endpoint.set(admitted.endpoint);
+        let admitted = self.call.callee.admit(key, self.last_way.get(), now, end)?;
+        self.last_way.set(admitted.way);
         Ok(admitted)
     }
 

@@ -29,6 +29,7 @@ use super::{headers::prepare_response, pipeline, reply_body::ReplyBody};
 use crate::{
     h1::{Framing, Incoming, ResponseHead, Spelling, head},
     net::{
+        accept::Kind,
         client_stream::{ClientStream, Moments},
         detect::Spoken,
     },
@@ -74,6 +75,8 @@ pub struct Link {
     pub worker: Rc<Worker>,
     /// Which way.
     pub direction: Direction,
+    /// Inbound, in local mode: this is not the proxy through which the application makes its own calls.
+    pub is_alone: bool,
     /// The address that was called.
     pub destination: SocketAddr,
     /// The caller's address, where the callee would otherwise not see it.
@@ -95,15 +98,11 @@ pub struct Link {
 
 impl Link {
     /// A connection from a caller, opened now.
-    pub fn new(
-        worker: &Rc<Worker>,
-        direction: Direction,
-        destination: SocketAddr,
-        forwarded_for: Option<HeaderValue>,
-    ) -> Self {
+    pub fn new(worker: &Rc<Worker>, kind: Kind, destination: SocketAddr, forwarded_for: Option<HeaderValue>) -> Self {
         Self {
             worker: Rc::clone(worker),
-            direction,
+            direction: kind.direction(),
+            is_alone: matches!(kind, Kind::Beside(_)),
             destination,
             forwarded_for,
             moments: Moments::default(),

@@ -51,7 +51,7 @@ pub struct Ended {
 #[derive(Debug)]
 struct Seen {
     number: u32,
-    endpoint: SocketAddr,
+    way: SocketAddr,
     began: Instant,
     fault: Option<Arc<FaultSet>>,
     delay: Option<Duration>,
@@ -60,11 +60,11 @@ struct Seen {
 }
 
 impl Tries {
-    /// A try to `endpoint` begins: its number, from 1. With `hedge` it is made beside the one before.
-    pub fn begin(&mut self, endpoint: SocketAddr, hedge: bool, now: Instant) -> u32 {
+    /// A try that goes to `way` begins: its number, from 1. With `hedge` it is made beside the one before.
+    pub fn begin(&mut self, way: SocketAddr, hedge: bool, now: Instant) -> u32 {
         self.made = self.made.saturating_add(1);
         let number = self.made;
-        let begun = Seen { number, endpoint, began: now, fault: None, delay: None, hedge, ended: None };
+        let begun = Seen { number, way, began: now, fault: None, delay: None, hedge, ended: None };
         let before = self.last.replace(begun);
         if self.before.len() < LISTED - 1 {
             self.before.extend(before);
@@ -111,14 +111,14 @@ impl Tries {
         self.late || self.last.as_ref().is_some_and(|last| last.delay.is_some())
     }
 
-    /// All of them, for the record of a request that began at `started` and is over `now`.
-    pub fn told(&self, started: Instant, now: Instant) -> Vec<Try> {
-        self.before.iter().chain(&self.last).map(|seen| seen.told(started, now)).collect()
+    /// All of them, for the record of a request that began at `started` and is over `now`. `behind` says which endpoint a way leads to.
+    pub fn told(&self, started: Instant, now: Instant, behind: impl Fn(SocketAddr) -> SocketAddr) -> Vec<Try> {
+        self.before.iter().chain(&self.last).map(|seen| seen.told(started, now, behind(seen.way))).collect()
     }
 }
 
 impl Seen {
-    fn told(&self, started: Instant, now: Instant) -> Try {
+    fn told(&self, started: Instant, now: Instant, endpoint: SocketAddr) -> Try {
         let ended = self.ended;
         let connection = ended.and_then(|ended| ended.connection);
         let until = ended.map_or(now, |ended| ended.at);
@@ -126,7 +126,7 @@ impl Seen {
             (self.began.saturating_duration_since(started), until.saturating_duration_since(self.began));
         Try {
             number: self.number,
-            endpoint: self.endpoint,
+            endpoint,
             started_ms: millis(began),
             duration_ms: millis(took),
             outcome: ended.map(|ended| ended.outcome.name()),
@@ -173,7 +173,7 @@ mod tests {
         tries.begin(([127, 0, 0, 1], 80).into(), false, at(5));
         tries.ended(1, ended(at(25), AttemptOutcome::TimedOut, Some(Reason::AttemptTimeout)));
         tries.begin(([127, 0, 0, 2], 80).into(), false, at(40));
-        let told = tries.told(started, at(100));
+        let told = tries.told(started, at(100), |way| way);
         let times: Vec<_> = told.iter().map(|told| (told.number, told.started_ms, told.duration_ms)).collect();
         assert_eq!(times, [(1, 5, 20), (2, 40, 60)], "what is under way has lasted until now");
         assert_eq!(told[0].reason, Some("attempt_timeout"));
@@ -189,7 +189,7 @@ mod tests {
         tries.begin(([127, 0, 0, 2], 80).into(), true, at(50));
         tries.ended(1, ended(at(60), AttemptOutcome::Cancelled, None));
         tries.ended(2, ended(at(70), AttemptOutcome::Answered, None));
-        let told = tries.told(started, at(100));
+        let told = tries.told(started, at(100), |way| way);
         let told: Vec<_> = told.iter().map(|told| (told.hedge, told.duration_ms, told.outcome.unwrap())).collect();
         assert_eq!(told, [(false, 60, "cancelled"), (true, 20, "answered")]);
     }
@@ -201,7 +201,7 @@ mod tests {
         (0..100).for_each(|_| {
             tries.begin(([127, 0, 0, 1], 80).into(), false, now);
         });
-        let numbers: Vec<_> = tries.told(now, now).iter().map(|told| told.number).collect();
+        let numbers: Vec<_> = tries.told(now, now, |way| way).iter().map(|told| told.number).collect();
         assert_eq!((numbers.len(), numbers[14], numbers[15]), (LISTED, 15, 100));
     }
 }

@@ -51,13 +51,16 @@ pub enum Kind {
     Before(SocketAddr),
     /// Local mode: the address that was called is ours.
     Local,
+    /// Local mode: on its way to this endpoint, before which we stand as though beside it.
+    Beside(SocketAddr),
 }
 
 impl Kind {
-    fn direction(self) -> Direction {
+    /// Which way it is going, seen from whom the proxy stands beside.
+    pub fn direction(self) -> Direction {
         match self {
             Self::Outbound | Self::Local => Direction::Outbound,
-            Self::Inbound | Self::Before(_) => Direction::Inbound,
+            Self::Inbound | Self::Before(_) | Self::Beside(_) => Direction::Inbound,
         }
     }
 }
@@ -89,7 +92,7 @@ async fn begin(
     let callee = worker.callee(direction, &destination);
     let forwarded_for =
         (direction == Direction::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
-    let link = Link::new(worker, direction, destination, forwarded_for.flatten());
+    let link = Link::new(worker, kind, destination, forwarded_for.flatten());
     let is_ours = stream.local_addr().is_ok_and(|local| local == destination);
     if is_ours && kind != Kind::Local {
         // Nobody was redirected here: forwarding would come back for ever.
@@ -116,7 +119,7 @@ async fn begin(
 
 fn destination(stream: &TcpStream, kind: Kind) -> Option<SocketAddr> {
     let destination = match kind {
-        Kind::Before(application) => Ok(application),
+        Kind::Before(application) | Kind::Beside(application) => Ok(application),
         Kind::Local => stream.local_addr(),
         Kind::Outbound | Kind::Inbound => original_dst(stream),
     };

@@ -43,7 +43,7 @@ pub async fn dial(link: &Link, callee: &Callee) -> Result<Dialled, Reason> {
     let now = Instant::now();
     let end = clocks.attempt_end(now, request_end);
     let mut admitted = callee.admit(None, None, now, end.map(|end| end.at)).map_err(|refused| refused.reason)?;
-    let address = admitted.endpoint.unwrap_or(link.destination);
+    let address = admitted.way.unwrap_or(link.destination);
     match connect(&link.worker, callee, address, clocks, end).await {
         Ok((stream, opened)) => {
             // A caller may keep a connection without a word; that is no probe that does not come back.

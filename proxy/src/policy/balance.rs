@@ -53,8 +53,10 @@ pub struct Endpoints {
 /// One place where a callee runs.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Where to connect to.
+    /// Its own address.
     pub address: SocketAddr,
+    /// Where to connect to: there, or to a proxy that stands beside it.
+    pub way: SocketAddr,
     /// Its breaker, if the policy has one.
     pub breaker: Option<Arc<Breaker>>,
     /// What is known of it.
@@ -154,8 +156,13 @@ impl Endpoints {
         self.hash.as_ref().and_then(|(key, _)| key.of(headers))
     }
 
-    /// The endpoint for a try at `now` that must have its answer by `end`: another than `last` if there is another, and one
-    /// whose breaker admits it.
+    /// The own address of the endpoint to which `way` leads.
+    pub fn behind(&self, way: SocketAddr) -> Option<SocketAddr> {
+        self.list.iter().find(|endpoint| endpoint.way == way).map(|endpoint| endpoint.address)
+    }
+
+    /// The endpoint for a try at `now` that must have its answer by `end`: another than the one that `last` leads to if there is another,
+    /// and one whose breaker admits it.
     ///
     /// # Errors
     /// When there is none.
@@ -169,7 +176,7 @@ impl Endpoints {
         if self.list.is_empty() {
             return Err(NoEndpoint::Empty);
         }
-        let last = last.and_then(|last| self.list.iter().position(|endpoint| endpoint.address == last));
+        let last = last.and_then(|last| self.list.iter().position(|endpoint| endpoint.way == last));
         // Where all that are well are ejected, rather one that is ill than none. It costs one look where the first is usable.
         let heed_health = self.list.iter().any(|endpoint| endpoint.is_usable(now));
         let mut asked = Asked::default();

@@ -145,7 +145,8 @@ impl Limit {
     }
 
     fn put(&self, spec: spec::Concurrency) {
-        let max_pending_time = spec.max_pending_time.map_or(defaults::CONCURRENCY_MAX_PENDING_TIME, spec::Duration::get);
+        let max_pending_time =
+            spec.max_pending_time.map_or(defaults::CONCURRENCY_MAX_PENDING_TIME, spec::Duration::get);
         self.max_pending.store(spec.max_pending.unwrap_or(defaults::CONCURRENCY_MAX_PENDING), SeqCst);
         self.max_pending_millis.store(millis(max_pending_time), SeqCst);
         let mut gradient = self.gradient.lock();

@@ -209,7 +209,8 @@ fn bulkheads(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]
 type Shown = fn(Usage) -> u32;
 
 fn concurrency_limits(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<CalleeMetrics>]) -> fmt::Result {
-    let limits: Vec<_> = callees.iter().filter_map(|callee| Some((callee, callee.limit()?))).collect();
+    let limits: Vec<_> = callees.iter().map(|callee| (callee, callee.limits())).collect();
+    let shown: Vec<_> = limits.iter().filter(|(_, limits)| !limits.is_empty()).collect();
     let gauges: [(&str, &str, Shown); 3] = [
         ("concurrency_limit", "Requests that the application may work on at once, as the limit is now", |it| it.limit),
         ("concurrency_in_flight", "Requests that the application works on now", |it| it.in_flight),
@@ -217,20 +218,25 @@ fn concurrency_limits(encoder: &mut DescriptorEncoder<'_>, callees: &[Arc<Callee
     ];
     for (name, help, of) in gauges {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (callee, limit) in &limits {
-            gauge(&mut metric, &labels(callee, &[]), u64::from(of(limit.usage())))?;
+        for (callee, limits) in &shown {
+            gauge(&mut metric, &labels(callee, &[]), limits.iter().map(|it| u64::from(of(it.usage()))).sum())?;
         }
     }
     let help = "How long the application took to answer, on average of the last hundred requests or second";
     let mut metric = encoder.encode_descriptor("concurrency_latency_seconds", help, None, MetricType::Gauge)?;
-    for (callee, limit) in &limits {
-        metric.encode_family(&labels(callee, &[]))?.encode_gauge(&limit.usage().takes.as_secs_f64())?;
+    for (callee, limits) in &shown {
+        let takes = limits.iter().map(|it| it.usage().takes).max().unwrap_or_default();
+        metric.encode_family(&labels(callee, &[]))?.encode_gauge(&takes.as_secs_f64())?;
     }
     let help = "Requests that were not let in to the application, by cause";
     let mut metric = encoder.encode_descriptor("concurrency_refused", help, None, MetricType::Counter)?;
-    for (callee, limit) in &limits {
+    for (callee, limits) in &shown {
         for cause in concurrency::REFUSED {
-            count(&mut metric, &labels(callee, &[("cause", cause.name())]), limit.refused(cause))?;
+            count(
+                &mut metric,
+                &labels(callee, &[("cause", cause.name())]),
+                limits.iter().map(|it| it.refused(cause)).sum(),
+            )?;
         }
     }
     Ok(())

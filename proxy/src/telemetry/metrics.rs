@@ -75,7 +75,7 @@ pub struct CalleeMetrics {
     pub port: Box<str>,
     shards: Box<[Shard]>,
     gate: ArcSwapOption<Gate>,
-    limit: ArcSwapOption<Limit>,
+    limits: ArcSwap<Vec<Arc<Limit>>>,
     /// What the callee's breaker did.
     pub breaker: Arc<Counts>,
     /// What the breakers of its endpoints did.
@@ -314,14 +314,14 @@ impl CalleeMetrics {
         self.gate.load_full()
     }
 
-    /// Shows where this limit on requests at once is, or none any more.
-    pub fn watch_limit(&self, limit: Option<Arc<Limit>>) {
-        self.limit.store(limit);
+    /// Shows where these limits on requests at once are: one for each place where its application runs beside this proxy.
+    pub fn watch_limits(&self, limits: Vec<Arc<Limit>>) {
+        self.limits.store(Arc::new(limits));
     }
 
-    /// The limit on requests at once, where there is one.
-    pub fn limit(&self) -> Option<Arc<Limit>> {
-        self.limit.load_full()
+    /// The limits on requests at once.
+    pub fn limits(&self) -> Arc<Vec<Arc<Limit>>> {
+        self.limits.load_full()
     }
 
     /// Shows where these breakers are.
@@ -434,7 +434,7 @@ impl Registry {
                 port: port.map_or_else(|| "any".into(), |port| port.to_string().into()),
                 shards: (0..self.workers).map(|_| Shard::default()).collect(),
                 gate: ArcSwapOption::empty(),
-                limit: ArcSwapOption::empty(),
+                limits: ArcSwap::default(),
                 breaker: Arc::default(),
                 endpoint_breakers: Arc::default(),
                 breakers: ArcSwap::default(),

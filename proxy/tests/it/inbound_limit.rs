@@ -12,7 +12,7 @@ use super::{
 };
 
 /// An application that answers as many requests as it is told to.
-async fn on_command(allowed: &'static Semaphore) -> Callee {
+pub(crate) async fn on_command(allowed: &'static Semaphore) -> Callee {
     Callee::start(move |_, _| async {
         allowed.acquire().await.unwrap().forget();
         Response::new(Body::from("done"))
@@ -28,7 +28,7 @@ fn limited(application: &Callee, concurrency: Value) -> Beside {
     )
 }
 
-fn semaphore() -> &'static Semaphore {
+pub(crate) fn semaphore() -> &'static Semaphore {
     Box::leak(Box::new(Semaphore::new(0)))
 }
 
@@ -39,21 +39,38 @@ fn send(to: &Beside, tasks: &mut JoinSet<Seen>, headers: &[(&'static str, &'stat
     tasks.spawn(async move { call(address, request.body(Body::default()).unwrap()).await.unwrap() });
 }
 
-async fn shows(to: &Beside, line: &str) {
-    to.mesh.until("firebreak_", |metrics| metrics.contains(line)).await;
+/// Waits until that line is among the metrics.
+pub(crate) async fn shows(mesh: &Mesh, line: &str) {
+    mesh.until("firebreak_", |metrics| metrics.contains(line)).await;
+}
+
+/// Waits until this is how many the application works on, or how many wait.
+async fn counts_show(to: &Beside, what: &str, count: u32) {
+    shows(&to.mesh, &format!("firebreak_concurrency_{what}{{{LABELS}}} {count}\n")).await;
+}
+
+/// An application that answers as many requests as it is told to, behind a limit of one, and the request that has the place.
+async fn occupied(concurrency: Value) -> (&'static Semaphore, Callee, Beside, JoinSet<Seen>) {
+    let allowed = semaphore();
+    let application = on_command(allowed).await;
+    let beside = limited(&application, concurrency);
+    let mut held = JoinSet::new();
+    occupy(&beside, &mut held).await;
+    (allowed, application, beside, held)
+}
+
+/// A request that has the only place.
+async fn occupy(to: &Beside, held: &mut JoinSet<Seen>) {
+    send(to, held, &[]);
+    counts_show(to, "in_flight", 1).await;
 }
 
 const LABELS: &str = "direction=\"inbound\",service=\"shop/test\",port=\"80\"";
 
 #[tokio::test]
 async fn what_is_too_much_is_refused_and_says_so_to_both_proxies() {
-    let allowed = semaphore();
-    let application = on_command(allowed).await;
-    let beside = limited(&application, json!({"max": 1, "maxPending": 0}));
+    let (allowed, application, beside, mut held) = occupied(json!({"max": 1, "maxPending": 0})).await;
     let caller = Mesh::new(&[beside.address], json!({"circuitBreaker": {"tripOn": {"consecutiveFailures": 1}}}));
-    let mut held = JoinSet::new();
-    send(&beside, &mut held, &[]);
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
     for _ in 0..2 {
         let seen = caller.get("/").await;
         assert_eq!((seen.status.as_u16(), &seen.headers["retry-after"]), (503, &"1".parse().unwrap()));
@@ -91,17 +108,12 @@ async fn answers_that_take_long_hold_no_place() {
         open.push((sender.send_request(request).await.unwrap(), sender));
     }
     assert!(open.iter().all(|(answer, _)| answer.status() == 200), "each has its head, and none its body");
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 0\n")).await;
+    counts_show(&beside, "in_flight", 0).await;
 }
 
 #[tokio::test]
 async fn a_refusal_is_retried_elsewhere_as_what_was_never_sent() {
-    let allowed = semaphore();
-    let application = on_command(allowed).await;
-    let beside = limited(&application, json!({"max": 1, "maxPending": 0}));
-    let mut held = JoinSet::new();
-    send(&beside, &mut held, &[]);
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    let (allowed, _application, beside, mut held) = occupied(json!({"max": 1, "maxPending": 0})).await;
     let other = Callee::answering(&[200]).await;
     let policy = json!({"retries": {"maxRetries": 1, "conditions": ["connect-failure"], "backoff": {"base": "1ms"}}});
     let caller = Mesh::new(&[beside.address, other.address], policy);
@@ -115,17 +127,13 @@ async fn a_refusal_is_retried_elsewhere_as_what_was_never_sent() {
 
 #[tokio::test]
 async fn who_waits_is_let_in_by_the_nearest_deadline_and_not_for_longer_than_allowed() {
-    let allowed = semaphore();
-    let application = on_command(allowed).await;
-    let beside = limited(&application, json!({"max": 1, "maxPending": 5, "maxPendingTime": "10s"}));
-    let mut tasks = JoinSet::new();
-    send(&beside, &mut tasks, &[]);
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    let (allowed, application, beside, mut tasks) =
+        occupied(json!({"max": 1, "maxPending": 5, "maxPendingTime": "10s"})).await;
     let mut first = JoinSet::new();
     send(&beside, &mut tasks, &[]);
-    shows(&beside, &format!("firebreak_concurrency_pending{{{LABELS}}} 1\n")).await;
+    counts_show(&beside, "pending", 1).await;
     send(&beside, &mut first, &[("firebreak-deadline-ms", "9000")]);
-    shows(&beside, &format!("firebreak_concurrency_pending{{{LABELS}}} 2\n")).await;
+    counts_show(&beside, "pending", 2).await;
     send(&beside, &mut tasks, &[("firebreak-deadline-ms", "200")]);
     let spent = loop {
         let seen = tasks.join_next().await.unwrap().unwrap();
@@ -146,8 +154,7 @@ async fn who_waits_is_let_in_by_the_nearest_deadline_and_not_for_longer_than_all
     }
     let short = limited(&application, json!({"max": 1, "maxPendingTime": "50ms"}));
     let mut held = JoinSet::new();
-    send(&short, &mut held, &[]);
-    shows(&short, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    occupy(&short, &mut held).await;
     let seen = short.get(&[]).await;
     assert!(
         seen.has_reason("overload") && seen.took >= Duration::from_millis(50),
@@ -155,19 +162,14 @@ async fn who_waits_is_let_in_by_the_nearest_deadline_and_not_for_longer_than_all
         seen.verdict(),
         seen.took
     );
-    shows(&short, &format!("firebreak_concurrency_refused_total{{{LABELS},cause=\"timed_out\"}} 1\n")).await;
+    shows(&short.mesh, &format!("firebreak_concurrency_refused_total{{{LABELS},cause=\"timed_out\"}} 1\n")).await;
     allowed.add_permits(1);
     held.join_next().await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn the_kubelet_and_what_is_not_http_go_around_it() {
-    let allowed = semaphore();
-    let application = on_command(allowed).await;
-    let beside = limited(&application, json!({"max": 1, "maxPending": 0}));
-    let mut held = JoinSet::new();
-    send(&beside, &mut held, &[]);
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    let (allowed, _application, beside, mut held) = occupied(json!({"max": 1, "maxPending": 0})).await;
     allowed.add_permits(1);
     // Whoever of the two is answered first, the other is next.
     send(&beside, &mut held, &[("user-agent", "kube-probe/1.34")]);
@@ -175,13 +177,12 @@ async fn the_kubelet_and_what_is_not_http_go_around_it() {
     while let Some(seen) = held.join_next().await {
         assert_eq!(seen.unwrap().status, 200);
     }
-    send(&beside, &mut held, &[]);
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    occupy(&beside, &mut held).await;
     let mut opaque = tokio::net::TcpStream::connect(beside.address).await.unwrap();
     opaque.write_all(b"EHLO me\r\n").await.unwrap();
     opaque.shutdown().await.unwrap();
-    shows(&beside, &format!("firebreak_opaque_connections_total{{{LABELS}}} 1\n")).await;
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    shows(&beside.mesh, &format!("firebreak_opaque_connections_total{{{LABELS}}} 1\n")).await;
+    counts_show(&beside, "in_flight", 1).await;
     allowed.add_permits(1);
     held.join_next().await.unwrap().unwrap();
 }
@@ -204,32 +205,33 @@ async fn a_caller_that_leaves_gives_its_place_back_and_so_does_a_changed_protoco
     .await;
     let beside = limited(&application, json!({"max": 1, "maxPending": 0}));
     let mut left = JoinSet::new();
-    send(&beside, &mut left, &[]);
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 1\n")).await;
+    occupy(&beside, &mut left).await;
     left.shutdown().await;
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 0\n")).await;
+    counts_show(&beside, "in_flight", 0).await;
     let mut sender = super::support::connect_h1(beside.address).await;
     let upgrade = Request::get("/").header("host", "a").header("connection", "upgrade").header("upgrade", "echo");
     let answer = sender.send_request(upgrade.body(Body::default()).unwrap()).await.unwrap();
     assert_eq!(answer.status(), 101);
     let _open = hyper::upgrade::on(answer).await.unwrap();
-    shows(&beside, &format!("firebreak_concurrency_in_flight{{{LABELS}}} 0\n")).await;
+    counts_show(&beside, "in_flight", 0).await;
 }
 
 #[tokio::test]
-async fn a_changed_limit_holds_at_once_and_a_removed_one_not_any_more() {
-    let application = Callee::answering(&[200]).await;
-    let mut beside = limited(&application, json!({"initial": 50}));
-    assert_eq!(beside.get(&[]).await.status, 200);
+async fn a_changed_limit_holds_at_once_with_what_is_under_way_and_a_removed_one_not_any_more() {
+    let (allowed, _application, mut beside, mut held) = occupied(json!({"max": 1, "maxPending": 0})).await;
     let change = |config: &mut Value, concurrency: Value| {
         let entries = config["entries"].as_array_mut().unwrap();
         let inbound = entries.iter_mut().find(|entry| entry["kind"] == "Inbound").unwrap();
         inbound["body"]["ports"][0]["concurrency"] = concurrency;
     };
-    shows(&beside, &format!("firebreak_concurrency_limit{{{LABELS}}} 50\n")).await;
-    beside.mesh.change(|config| change(config, json!({"max": 7})));
-    shows(&beside, &format!("firebreak_concurrency_limit{{{LABELS}}} 7\n")).await;
+    beside.mesh.change(|config| change(config, json!({"max": 1, "maxPending": 0, "tolerancePercent": 60})));
+    assert!(beside.get(&[]).await.has_reason("overload"), "an edit makes no room");
+    beside.mesh.change(|config| change(config, json!({"min": 7, "max": 7})));
+    counts_show(&beside, "limit", 7).await;
+    counts_show(&beside, "in_flight", 1).await;
     beside.mesh.change(|config| change(config, Value::Null));
     assert!(!beside.mesh.metrics().await.contains("firebreak_concurrency_limit{"));
+    allowed.add_permits(2);
     assert_eq!(beside.get(&[]).await.status, 200);
+    assert_eq!(held.join_next().await.unwrap().unwrap().status, 200);
 }

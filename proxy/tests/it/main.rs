@@ -18,6 +18,7 @@ mod http1;
 mod http1_broken;
 mod http2;
 mod inbound_limit;
+mod inbound_local;
 mod layers;
 mod lifecycle;
 mod malformed;

@@ -162,13 +162,37 @@ fn chosen_ports_are_used() {
 }
 
 #[test]
-fn what_acts_beside_the_callee_has_no_effect_here_and_that_is_said() {
+fn what_acts_beside_the_callee_acts_before_its_endpoints() {
     let beside = SHOP.replace("  timeouts: {request: 3s}", "  inbound: {concurrency: {}}");
     let fault = format!("{FAULT}  at: Inbound\n");
-    let scene = stage().set(&manifests(&(beside + &fault)), now()).unwrap();
-    let said: Vec<_> = scene.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].contains("spec.inbound") && said[0].contains("has no effect here"), "{said:?}");
-    assert!(said[1].contains("spec.at") && said[1].contains("nobody is hit"), "{said:?}");
-    assert!(scene.config.entries.iter().all(|entry| !matches!(entry.body, Body::Fault(_) | Body::Inbound(_))));
+    let (mut stage, both) = (stage(), manifests(&(beside + &fault)));
+    let scene = stage.set(&both, now()).unwrap();
+    assert!(scene.warnings.is_empty(), "{:?}", scene.warnings);
+    let [listener] = scene.listeners.as_slice() else { panic!("{:?}", scene.listeners) };
+    let endpoint = listener.port.endpoints.as_ref().unwrap()[0];
+    assert_eq!(endpoint.address.to_string(), "127.0.0.1:9001");
+    assert!(endpoint.beside.is_some_and(|at| at != listener.given.address && at != endpoint.address), "{endpoint:?}");
+    let inbound = listener.inbound.as_ref().unwrap();
+    assert_eq!((inbound.policy.as_deref(), inbound.concurrency.is_some()), (Some("shop/service2"), true));
+    assert_eq!(listener.faults().collect::<Vec<_>>(), ["shop/slow"]);
+    let entry = scene.config.entries.iter().find_map(|entry| match &entry.body {
+        Body::Inbound(inbound) => Some(inbound),
+        _ => None,
+    });
+    assert_eq!(entry.unwrap().ports[0].endpoints, [endpoint], "where the proxy listens is where tries go");
+    assert_eq!(stage.set(&both, now()).unwrap().listeners, scene.listeners, "nothing moves");
+}
+
+#[test]
+fn a_fault_beside_the_callee_acts_where_its_own_namespace_allows_it() {
+    let elsewhere = |text: &str| text.replace("metadata: {name: s", "metadata: {namespace: back, name: s");
+    let both = elsewhere(&format!("{SHOP}{FAULT}  at: Inbound\n"))
+        .replace("  name: service2", "  name: service2\n  namespace: back");
+    let scene = stage().set(&manifests(&both), now()).unwrap();
+    assert_eq!(scene.listeners[0].faults().collect::<Vec<_>>(), ["back/slow"], "{:?}", scene.warnings);
+    let closed = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: back}\n";
+    let scene = stage().set(&manifests(&format!("{both}{closed}")), now()).unwrap();
+    assert_eq!(scene.listeners[0].faults().count(), 0);
+    let said = &scene.warnings[0].message;
+    assert!(said.contains("Namespace back needs the label firebreak.dev/faults: enabled"), "{said}");
 }

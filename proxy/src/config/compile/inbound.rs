@@ -1,15 +1,14 @@
-//! The pod's own ports at which something is enforced, whoever calls.
+//! The pod's own ports at which something is enforced, whoever calls; in local mode, endpoints before which something is.
 //!
-//! Several Services may lead to one port. It is one application all the same: the faults of all of them act, one limit holds, that of
+//! Several Services may lead to one of them. It is one application all the same: the faults of all of them act, one limit holds, that of
 //! the first Service by name that has one, and what is counted bears that Service's name, or else the first one's.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use firebreak_crds::{
     spec::Position,
     wire::{self, InboundPort},
 };
-use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use super::{Carried, Entries};
@@ -22,7 +21,16 @@ use crate::{
     telemetry::metrics::{CalleeMetrics, Direction},
 };
 
-/// What of a port of the application has a history.
+/// Where an application is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Site {
+    /// At this port of the pod.
+    Port(u16),
+    /// Local mode: at this endpoint.
+    Endpoint(SocketAddr),
+}
+
+/// What of an application has a history.
 #[derive(Debug)]
 pub(super) struct Application {
     id: u32,
@@ -31,36 +39,47 @@ pub(super) struct Application {
     metrics: Arc<CalleeMetrics>,
 }
 
-/// What leads to one port: Services by name, each with the port of its own.
+/// What leads to one site: Services by name, each with the port of its own.
 type Leading<'a> = Vec<(&'a str, &'a InboundPort)>;
 
 impl Carried {
-    /// The ports at which something is enforced beside a pod whose entries these are.
+    /// The sites at which something is enforced beside a pod whose entries these are.
     pub(super) fn applications(
         &mut self,
         entries: &Entries<'_>,
         transparent: bool,
         now: Instant,
-    ) -> HashMap<u16, Arc<Callee>> {
-        let mut ports: BTreeMap<u16, Leading<'_>> = BTreeMap::new();
+    ) -> Vec<(Site, Arc<Callee>)> {
+        let mut sites: BTreeMap<Site, Leading<'_>> = BTreeMap::new();
         for (name, inbound) in entries.inbound.iter().filter(|_| !transparent) {
-            for (target, port) in inbound.ports.iter().flat_map(|port| port.targets.iter().map(move |it| (*it, port))) {
-                ports.entry(target).or_default().push((name, port));
+            for (site, port) in inbound.ports.iter().flat_map(|port| sites_of(port).map(move |it| (it, port))) {
+                sites.entry(site).or_default().push((name, port));
             }
         }
         let mut before = std::mem::take(&mut self.applications);
-        let compiled = ports.into_iter().map(|(target, leading)| {
-            let known = before.remove(&target);
-            (target, Arc::new(self.application(target, &leading, known, entries, now)))
+        let shown: Vec<_> = before.values().map(|known| Arc::clone(&known.metrics)).collect();
+        let compiled = sites.into_iter().map(|(site, leading)| {
+            let known = before.remove(&site);
+            (site, Arc::new(self.application(site, &leading, known, entries, now)))
         });
         let compiled = compiled.collect();
-        before.values().for_each(|gone| gone.metrics.watch_limit(None));
+        self.show_limits(shown);
         compiled
+    }
+
+    /// Shows the limits beside the counts of their Services: several sites may be of one port of a Service, and those `shown` before
+    /// may have another name by now, or be gone.
+    fn show_limits(&self, shown: Vec<Arc<CalleeMetrics>>) {
+        let names = shown.into_iter().chain(self.applications.values().map(|it| Arc::clone(&it.metrics)));
+        for metrics in names {
+            let theirs = self.applications.values().filter(|it| Arc::ptr_eq(&it.metrics, &metrics));
+            metrics.watch_limits(theirs.filter_map(|it| it.limit.clone()).collect());
+        }
     }
 
     fn application(
         &mut self,
-        target: u16,
+        site: Site,
         leading: &Leading<'_>,
         known: Option<Application>,
         entries: &Entries<'_>,
@@ -75,16 +94,11 @@ impl Carried {
                 self.next_id += 1;
                 (self.next_id - 1, Gate::new(bulkhead::Limits::NONE), None)
             },
-            |known| {
-                // It may have another name by now.
-                known.metrics.watch_limit(None);
-                (known.id, known.gate, known.limit)
-            },
+            |known| (known.id, known.gate, known.limit),
         );
-        let limit = limited.and_then(|(_, port)| port.concurrency).map(|spec| {
-            limit.inspect(|limit| limit.set(spec)).unwrap_or_else(|| Limit::new(spec, now))
-        });
-        metrics.watch_limit(limit.clone());
+        let limit = limited
+            .and_then(|(_, port)| port.concurrency)
+            .map(|spec| limit.inspect(|limit| limit.set(spec)).unwrap_or_else(|| Limit::new(spec, now)));
         let mut names: Vec<_> = leading.iter().flat_map(|(_, port)| &port.faults).collect();
         names.sort();
         names.dedup();
@@ -103,9 +117,14 @@ impl Carried {
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
         };
-        self.applications.insert(target, Application { id, gate, limit, metrics });
+        self.applications.insert(site, Application { id, gate, limit, metrics });
         callee
     }
+}
+
+fn sites_of(port: &InboundPort) -> impl Iterator<Item = Site> {
+    let endpoints = port.endpoints.iter().map(|endpoint| Site::Endpoint(endpoint.address));
+    port.targets.iter().copied().map(Site::Port).chain(endpoints)
 }
 
 /// The policy by its name: what else it says is for callers.

@@ -103,6 +103,6 @@ fn endpoints(
 /// A policy that is observed at these endpoints, without anything before it.
 #[cfg(test)]
 pub(crate) fn observed_alone(policy: &wire::Policy, endpoints: &[SocketAddr], now: Instant) -> Observer {
-    let list: Vec<_> = endpoints.iter().map(|address| wire::Endpoint { address: *address }).collect();
+    let list: Vec<_> = endpoints.iter().map(|address| wire::Endpoint::at(*address)).collect();
     follow(("shop/test", 1, policy), &list, None, &Arc::default(), now)
 }

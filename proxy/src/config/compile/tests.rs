@@ -151,7 +151,7 @@ struct Elsewhere;
 impl EndpointSource for Elsewhere {
     fn endpoints<'a>(&'a self, service: &str, port: &'a wire::Port) -> Option<Cow<'a, [wire::Endpoint]>> {
         let address = ([10, 0, 0, 7], 8080).into();
-        ((service, port.port) == ("shop/a", 80)).then(|| vec![wire::Endpoint { address }].into())
+        ((service, port.port) == ("shop/a", 80)).then(|| vec![wire::Endpoint::at(address)].into())
     }
 }
 
@@ -163,7 +163,7 @@ async fn endpoints_are_those_that_the_source_knows() {
     let config = config(&[service(r#""shop/p""#, ""), checks].join(","));
     let callee = callee(&carried.compile(&config, "r", &Labels::new(), now));
     let chosen = callee.admit(None, None, now, None).unwrap();
-    assert_eq!(chosen.endpoint, Some(([10, 0, 0, 7], 8080).into()));
+    assert_eq!(chosen.way, Some(([10, 0, 0, 7], 8080).into()));
     let checked = carried.checked();
     assert_eq!(checked.iter().map(|it| it.address).collect::<Vec<_>>(), [([10, 0, 0, 7], 8080).into()]);
     carried.compile(&config, "again", &Labels::new(), now);

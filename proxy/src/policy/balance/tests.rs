@@ -8,9 +8,12 @@ use crate::policy::breaker::{self, Outcome};
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn list(count: u16, now: Instant) -> Box<[Endpoint]> {
-    let endpoint =
-        |port| Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None, load: Load::new(now), health: None };
-    (1..=count).map(endpoint).collect()
+    (1..=count).map(|port| endpoint(port, None, now)).collect()
+}
+
+fn endpoint(port: u16, health: Option<Arc<Health>>, now: Instant) -> Endpoint {
+    let address = ([127, 0, 0, 1], port).into();
+    Endpoint { address, way: address, breaker: None, load: Load::new(now), health }
 }
 
 fn balanced(list: Box<[Endpoint]>, algorithm: Algorithm) -> Endpoints {
@@ -265,11 +268,8 @@ fn an_endpoint_that_is_ill_is_passed_over_unless_all_are() {
     let now = Instant::now();
     for algorithm in ["RoundRobin", "Random", "LeastRequest", "PeakEwma"] {
         let balancing = serde_json::from_value(serde_json::json!({"algorithm": algorithm})).unwrap();
-        let endpoint = |port| {
-            let health = Some(Arc::new(Health::new(HealthCheck::default(), None)));
-            Endpoint { address: ([127, 0, 0, 1], port).into(), breaker: None, load: Load::new(now), health }
-        };
-        let list: Box<[Endpoint]> = (1..=3).map(endpoint).collect();
+        let checked = |port| endpoint(port, Some(Arc::new(Health::new(HealthCheck::default(), None))), now);
+        let list: Box<[Endpoint]> = (1..=3).map(checked).collect();
         let health: Vec<_> = list.iter().filter_map(|endpoint| endpoint.health.clone()).collect();
         let endpoints = Endpoints::new(list, Some(&balancing));
         let seen = |last: Option<u16>| {

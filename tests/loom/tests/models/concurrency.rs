@@ -104,3 +104,21 @@ fn no_measurement_is_lost() {
         is_as_new(&limit);
     });
 }
+
+/// A larger limit that comes while somebody begins to wait lets him in; what is under way counts in it.
+#[test]
+fn who_waits_is_told_of_other_bounds() {
+    check(|| {
+        let limit = limit(1, 9);
+        let held = acquire(&limit).unwrap();
+        let other = {
+            let limit = Arc::clone(&limit);
+            thread::spawn(move || drop(acquire(&limit).unwrap()))
+        };
+        limit.set(Concurrency { min: Some(2), max: Some(2), max_pending: Some(9), ..Concurrency::default() });
+        other.join().unwrap();
+        assert_eq!(limit.usage().in_flight, 1);
+        drop(held);
+        is_as_new(&limit);
+    });
+}
