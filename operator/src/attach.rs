@@ -146,6 +146,15 @@ pub struct Conflict {
     pub older: bool,
 }
 
+/// Where what an object has for the callee's own proxies has no effect, since a stronger one holds there whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silenced {
+    /// The stronger one's target, in words.
+    pub target: String,
+    /// The stronger one.
+    pub by: Key,
+}
+
 impl<'w, T: Attaches> Attached<'w, T> {
     /// What of `objects` concerns callers in `caller`.
     pub fn to(caller: &Namespace, objects: impl Iterator<Item = &'w T>) -> Self {
@@ -197,6 +206,16 @@ impl<T> Default for Claims<'_, T> {
     }
 }
 
+impl fmt::Display for Silenced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, by } = self;
+        write!(
+            f,
+            "has no effect at {target}: TrafficPolicy {by} is stronger there and has no `inbound`, and nothing is merged; give it one too"
+        )
+    }
+}
+
 impl Conflict {
     /// The claim on `target` that `loser` lost to `winner`.
     pub(crate) fn new(target: &Target<'_>, loser: &Meta, winner: &Meta) -> Self {
@@ -208,11 +227,7 @@ impl Conflict {
 impl<'w> Rank<'w> {
     fn of<T: Attaches>(object: &'w T, target: &Target<'w>) -> Self {
         let meta = object.meta();
-        let level = match (target.service, target.port) {
-            (None, _) => Level::Namespace,
-            (Some(_), None) => Level::Service,
-            (Some(_), Some(_)) => Level::Port,
-        };
+        let level = Level::of(target);
         Self {
             producer: target.namespace == meta.key.namespace,
             level,
@@ -225,6 +240,16 @@ impl<'w> Rank<'w> {
 
     fn same_claim(&self, other: &Self) -> bool {
         (self.producer, self.level) == (other.producer, other.level)
+    }
+}
+
+impl Level {
+    fn of(target: &Target<'_>) -> Self {
+        match (target.service, target.port) {
+            (None, _) => Self::Namespace,
+            (Some(_), None) => Self::Service,
+            (Some(_), Some(_)) => Self::Port,
+        }
     }
 }
 
@@ -294,6 +319,23 @@ pub fn conflicts<'w, T: Attaches + 'w>(objects: impl Iterator<Item = &'w T>) -> 
         }
     }
     lost
+}
+
+/// The narrower targets of those among `others` that are stronger than `object` for everyone, and have nothing for the callee's own
+/// proxies where `object` has something.
+pub fn silenced<'w, T: Attaches + 'w>(object: &T, others: impl Iterator<Item = &'w T>) -> Vec<Silenced> {
+    let own = &object.meta().key.namespace;
+    let silent = |other: &&T| {
+        other.meta().key.namespace == *own && other.for_everyone() && !other.observes() && !other.has_inbound()
+    };
+    // What both name is a conflict, of which the loser hears.
+    let takes = |theirs: &Target<'_>| {
+        let narrower = |mine: &Target<'_>| theirs.overlaps(mine) && Level::of(theirs) < Level::of(mine);
+        object.targets().any(|mine| narrower(&mine)) && object.targets().all(|mine| mine != *theirs)
+    };
+    let others = others.filter(|_| object.has_inbound()).filter(silent);
+    let found = others.flat_map(|other| other.targets().filter(takes).map(move |target| (target, other.id())));
+    found.map(|(target, by)| Silenced { target: target.to_string(), by: by.clone() }).collect()
 }
 
 /// A Namespace target is the object's own namespace; CEL cannot see that name, so it is checked here.

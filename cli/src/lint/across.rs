@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use firebreak_crds::{resources::FaultSpecStatus, spec::TargetRef};
 use firebreak_operator::{
     Event, Key, Update, World,
-    attach::{Conflict, Target, conflicts},
+    attach::{Conflict, Target, conflicts, silenced},
     index::{Fault, Policy},
     status::fault_conflicts,
 };
@@ -37,6 +37,10 @@ pub(super) fn check(objects: &[Checked<'_>], documents: &[Document]) -> Vec<Find
         // Where kubectl chooses the namespace, nobody knows yet whether a Namespace target is the object's own.
         let invalid = invalid.filter(|_| !object.namespace().is_empty());
         findings.extend(invalid.map(|it| Finding::of(object.document, Severity::Error, &it.path, &it.message)));
+        let policy = world.policies.get(&object.key()).filter(|_| matches!(object.spec, Spec::Policy(_)));
+        let silenced = policy.into_iter().flat_map(|policy| silenced(policy, world.policies.iter()));
+        findings
+            .extend(silenced.map(|it| Finding::of(object.document, Severity::Warning, "spec.inbound", it.to_string())));
         let lost = lost.get(&object.key()).into_iter().flatten();
         findings.extend(lost.map(|conflict| explain(object, conflict, objects)));
         for (index, target) in object.targets().iter().enumerate() {

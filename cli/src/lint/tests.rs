@@ -235,6 +235,19 @@ fn two_policies_that_claim_the_same() {
 }
 
 #[test]
+fn a_limit_beside_the_callee_that_a_stronger_policy_takes_away() {
+    let whole = TWO.replacen("{kind: Service, name: a}", "{kind: Namespace, name: shop}", 1);
+    let limit = "  inbound: {concurrency: {}}\n";
+    let found = lint(&whole.replacen("---", &format!("{limit}---"), 1));
+    assert_eq!(found.len(), 2, "one for each target: {found:#?}");
+    assert!(
+        found[0].starts_with("8 spec.inbound: has no effect at Service shop/b: TrafficPolicy shop/second is stronger"),
+        "{found:#?}"
+    );
+    assert_eq!(lint(&(whole.replacen("---", &format!("{limit}---"), 1) + limit)), [""; 0], "it has one of its own");
+}
+
+#[test]
 fn the_same_object_twice() {
     let found = lint(&TWO.replacen("name: second", "name: first", 1));
     assert_eq!(found, ["11 metadata.name: is defined already at a.yaml:2: the one applied last wins"]);

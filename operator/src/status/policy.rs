@@ -13,7 +13,7 @@ use super::{
     reason, refs, target_column,
 };
 use crate::{
-    attach::{Attaches, Conflict},
+    attach::{Attaches, Conflict, silenced},
     index::{Key, Namespace, Policy},
 };
 
@@ -52,12 +52,14 @@ fn accepted(judge: &Judge<'_>, policy: &Policy, lost: &[Conflict]) -> Verdict {
         .into_iter()
         .chain(without_endpoints(spec))
         .map(|it| format!("warning: {} {}", it.field, it.message));
+    let silenced = silenced(policy, judge.world.policies.iter()).into_iter().map(|it| format!("warning: inbound {it}"));
     let says = if spec.observes() {
         "the policy is valid, and is observed: it changes nothing"
     } else {
         "the policy is valid"
     };
-    let parts: Vec<_> = iter::once(says.to_owned()).chain(warnings).chain(outshone(judge, policy, spec)).collect();
+    let parts: Vec<_> =
+        iter::once(says.to_owned()).chain(warnings).chain(silenced).chain(outshone(judge, policy, spec)).collect();
     Verdict::yes(condition::ACCEPTED, reason::ACCEPTED, parts.join("; "))
 }
 

@@ -352,6 +352,56 @@ fn a_policy_that_is_observed_says_so_and_claims_nothing_of_those_in_force() {
 }
 
 #[test]
+fn a_stronger_policy_without_a_limit_takes_it_away_and_the_weaker_one_says_so() {
+    let limit = |mut spec: Value| {
+        spec["inbound"] = json!({"concurrency": {}});
+        spec
+    };
+    let whole = json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}]});
+    let port = json!({"targetRefs": [{"kind": "Service", "name": "a", "sectionName": "http"}]});
+    let said = |more: Vec<Event>, name: &str| published_verdicts(&shop(more), name)[0].clone();
+    let weaker = || policy("shop/whole", 1, limit(whole.clone()));
+    let silenced = said(vec![weaker(), policy("shop/own", 2, on("a"))], "shop/whole");
+    assert!(
+        silenced.ends_with(
+            "; warning: inbound has no effect at Service shop/a: TrafficPolicy shop/own is stronger there and has no \
+             `inbound`, and nothing is merged; give it one too"
+        ),
+        "{silenced}"
+    );
+    let mut observed = on("a");
+    observed["mode"] = json!("Observe");
+    let mut some = on("a");
+    some["from"] = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+    for (harmless, why) in [
+        (policy("shop/own", 2, limit(on("a"))), "it has one of its own"),
+        (policy("shop/own", 2, observed), "what is observed takes nothing away"),
+        (policy("shop/own", 2, some), "it does not count beside the callee"),
+        (
+            policy("web/own", 2, json!({"targetRefs": [{"kind": "Service", "name": "a", "namespace": "shop"}]})),
+            "nor does it",
+        ),
+    ] {
+        assert_eq!(
+            said(vec![weaker(), harmless], "shop/whole"),
+            "Accepted=True Accepted: the policy is valid",
+            "{why}"
+        );
+    }
+    let narrow = said(vec![policy("shop/own", 2, limit(on("a"))), policy("shop/port", 1, port.clone())], "shop/own");
+    assert!(
+        narrow.contains("no effect at port http of Service shop/a: TrafficPolicy shop/port is stronger"),
+        "{narrow}"
+    );
+    let (wide, narrow) = (policy("shop/whole", 2, whole), policy("shop/port", 1, limit(port)));
+    assert_eq!(
+        said(vec![wide, narrow], "shop/port"),
+        "Accepted=True Accepted: the policy is valid",
+        "it is the stronger"
+    );
+}
+
+#[test]
 fn what_acts_beside_the_callee_needs_to_know_its_pods() {
     let limit = |target: &str| {
         let mut spec = on(target);
