@@ -4,6 +4,7 @@
 //! No I/O happens here. The policy structs of `spec` are used in `wire` as they are, so that operator and proxy cannot
 //! disagree about what a field means; rendering only resolves targets, defaults and references.
 
+pub mod pod;
 pub mod redirect;
 #[cfg(feature = "kube")]
 pub mod resources;

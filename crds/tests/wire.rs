@@ -298,10 +298,11 @@ fn inbound() -> impl Strategy<Value = wire::Inbound> {
         },
     );
     let name = || "[a-z]{1,8}/[a-z]{1,8}";
-    let targets = (vec(any::<u16>(), 0..3), vec(endpoint(), 0..3));
+    let targets = (option::of("[a-z]{1,8}"), vec(any::<u16>(), 0..3), vec(endpoint(), 0..3));
     let port = (any::<u16>(), targets, option::of(name()), option::of(concurrency), vec(name(), 0..3)).prop_map(
-        |(port, (targets, endpoints), policy, concurrency, faults)| wire::InboundPort {
+        |(port, (target_name, targets, endpoints), policy, concurrency, faults)| wire::InboundPort {
             port,
+            target_name,
             targets,
             endpoints,
             policy,

@@ -2,15 +2,21 @@
 //!
 //! The kubelet's connection is redirected to the proxy, which accepts it whether or not the application listens: a
 //! tcpSocket probe would always pass. So it becomes an HTTP probe of the proxy's admin port, where the proxy dials the
-//! application and answers for it. httpGet and gRPC probes need nothing, they pass through as ordinary requests, and
-//! exec probes never touch the network. This is the one thing that injection changes in what a user wrote.
+//! application and answers for it. httpGet and gRPC probes pass through as ordinary requests, and exec probes never touch
+//! the network. This is the one thing that injection changes in what a user wrote.
+//!
+//! The proxy is told how httpGet and gRPC probes look ([`over_http`]): what is enforced beside the application is not for
+//! them, and nobody else is to pass for one.
 //!
 //! The admin port is open to the whole cluster, so the proxy dials only the ports that it is told of ([`asked_for`]): else
 //! any pod could try out any port of this one, past whatever keeps it from calling them itself.
 
 use std::collections::BTreeSet;
 
-use firebreak_crds::redirect::{ADMIN_PORT, PortRange};
+use firebreak_crds::{
+    pod::{GRPC_CHECK, Ports, Probe},
+    redirect::{ADMIN_PORT, PortRange},
+};
 use serde_json::{Value, json};
 
 use crate::decide::{INIT_CONTAINER, PROXY_CONTAINER, list};
@@ -44,6 +50,43 @@ pub fn asked_for(spec: &Value) -> BTreeSet<u16> {
     of_proxy.filter_map(|http| http["path"].as_str()?.strip_prefix(PATH)?.parse().ok()).collect()
 }
 
+/// The probes of the pod's own containers that reach the application over HTTP. One over HTTPS the proxy cannot look into.
+pub fn over_http(spec: &Value) -> BTreeSet<Probe> {
+    let containers = ["initContainers", "containers"].into_iter().flat_map(|kind| list(&spec[kind]));
+    containers.filter(|it| own(it)).flat_map(|it| PROBES.into_iter().filter_map(|kind| http_probe(it, kind))).collect()
+}
+
+/// The TCP ports of the pod's own containers by their names, native sidecars' after the others', as Services find them.
+pub fn named_ports(spec: &Value) -> Ports {
+    let mut named = Ports::default();
+    let sidecars = list(&spec["initContainers"]).filter(|it| it["restartPolicy"] == "Always");
+    for port in list(&spec["containers"]).chain(sidecars).filter(|it| own(it)).flat_map(|it| list(&it["ports"])) {
+        let tcp = port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP");
+        if let (Some(name), Some(number), true) = (port["name"].as_str(), number(&port["containerPort"]), tcp) {
+            named.0.entry(name.to_owned()).or_insert(number);
+        }
+    }
+    named
+}
+
+fn http_probe(container: &Value, kind: &str) -> Option<Probe> {
+    let probe = container.get(kind)?;
+    if let Some(grpc) = probe.get("grpc") {
+        return Some(Probe { port: number(grpc.get("port")?)?, path: GRPC_CHECK.to_owned(), agent: None });
+    }
+    let http = probe.get("httpGet").filter(|http| goes_to_pod(http))?;
+    let encrypted = http["scheme"].as_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+    let port = port_number(container, http.get("port")?).filter(|port| *port != ADMIN_PORT && !encrypted)?;
+    // As the kubelet asks: from the root, and without what a server is not told.
+    let path = http["path"].as_str().unwrap_or_default().split('#').next().unwrap_or_default();
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let is_agent =
+        |header: &&Value| header["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case("user-agent"));
+    let agent = list(&http["httpHeaders"]).find(is_agent);
+    let agent = agent.map(|header| header["value"].as_str().unwrap_or_default().to_owned());
+    Some(Probe { port, path, agent })
+}
+
 /// Whether the container is the pod's own.
 fn own(container: &Value) -> bool {
     container["name"] != INIT_CONTAINER && container["name"] != PROXY_CONTAINER
@@ -61,15 +104,24 @@ fn translate_probe(container: &mut Value, kind: &str, skipped: &[PortRange]) {
 
 /// The number of the port that a tcpSocket probe of the pod itself dials.
 fn tcp_port(container: &Value, kind: &str) -> Option<u16> {
-    let socket = container.get(kind)?.get("tcpSocket")?;
-    if socket["host"].as_str().is_some_and(|host| !host.is_empty()) {
-        return None;
+    let socket = container.get(kind)?.get("tcpSocket").filter(|socket| goes_to_pod(socket))?;
+    port_number(container, socket.get("port")?)
+}
+
+fn goes_to_pod(probe: &Value) -> bool {
+    probe["host"].as_str().is_none_or(str::is_empty)
+}
+
+/// The number of a port that a probe names as the container does, or by its number.
+fn port_number(container: &Value, port: &Value) -> Option<u16> {
+    match port {
+        Value::String(name) => number(&list(&container["ports"]).find(|port| port["name"] == **name)?["containerPort"]),
+        port => number(port),
     }
-    let number = match socket.get("port")? {
-        Value::String(name) => &list(&container["ports"]).find(|port| port["name"] == **name)?["containerPort"],
-        number => number,
-    };
-    number.as_u64().and_then(|number| u16::try_from(number).ok())
+}
+
+fn number(port: &Value) -> Option<u16> {
+    port.as_u64().and_then(|port| u16::try_from(port).ok())
 }
 
 #[cfg(test)]
@@ -112,6 +164,52 @@ mod tests {
             ],
         });
         assert_eq!(asked_for(&spec).into_iter().collect::<Vec<_>>(), [80, 7000]);
+    }
+
+    #[test]
+    fn probes_over_http_are_told_as_the_kubelet_sends_them() {
+        let agent = json!([{"name": "X-A", "value": "b"}, {"name": "user-agent", "value": "me/1"}]);
+        let spec = json!({
+            "initContainers": [
+                {"name": PROXY_CONTAINER, "startupProbe": {"httpGet": {"path": "/ready", "port": ADMIN_PORT}}},
+                {"name": "sidecar", "startupProbe": {"grpc": {"port": 9000, "service": "a"}}},
+            ],
+            "containers": [
+                {"name": "a", "ports": [{"name": "web", "containerPort": 8080}],
+                 "livenessProbe": {"httpGet": {"path": "healthz?a=b#c", "port": "web"}},
+                 "readinessProbe": {"httpGet": {"port": 81, "httpHeaders": agent}},
+                 "startupProbe": {"httpGet": {"path": "/probe/tcp/5432", "port": ADMIN_PORT}}},
+                {"name": "b", "livenessProbe": {"httpGet": {"path": "/", "port": 82, "scheme": "HTTPS"}},
+                 "readinessProbe": {"httpGet": {"path": "/", "port": 83, "host": "192.0.2.1"}},
+                 "startupProbe": {"httpGet": {"path": "/", "port": "web"}}},
+            ],
+        });
+        let probe =
+            |port, path: &str, agent: Option<&str>| Probe { port, path: path.into(), agent: agent.map(Into::into) };
+        let expected = [
+            probe(81, "/", Some("me/1")),
+            probe(8080, "/healthz?a=b", None),
+            probe(9000, "/grpc.health.v1.Health/Check", None),
+        ];
+        assert_eq!(over_http(&spec).into_iter().collect::<Vec<_>>(), expected, "`web` is no port of b");
+    }
+
+    #[test]
+    fn named_ports_are_those_that_services_find() {
+        let ports = |port: u16| json!([{"name": "web", "containerPort": port}, {"containerPort": 1}]);
+        let spec = json!({
+            "initContainers": [
+                {"name": PROXY_CONTAINER, "restartPolicy": "Always", "ports": [{"name": "firebreak-admin", "containerPort": ADMIN_PORT}]},
+                {"name": "sidecar", "restartPolicy": "Always", "ports": [{"name": "metrics", "containerPort": 9}]},
+                {"name": "once", "ports": [{"name": "gone", "containerPort": 10}]},
+            ],
+            "containers": [
+                {"name": "a", "ports": ports(8080)},
+                {"name": "b", "ports": ports(9090)},
+                {"name": "c", "ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]},
+            ],
+        });
+        assert_eq!(named_ports(&spec), Ports([("metrics".to_owned(), 9), ("web".to_owned(), 8080)].into()));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 use firebreak_crds::{
     marks::{CONFIG_MAP, INJECTED},
+    pod,
     redirect::{ADMIN_PORT, PROXY_UID},
 };
 use serde_json::{Map, Value, json};
@@ -85,15 +86,26 @@ pub fn reinvoked(pod: &Value, settings: &Settings) -> Value {
     pod
 }
 
-/// Turns the pod's tcpSocket probes into the proxy's, and tells the proxy their ports.
+/// Turns the pod's tcpSocket probes into the proxy's, and tells the proxy their ports, what other probes look like, and the names of
+/// the pod's ports.
 fn probe(spec: &mut Value, settings: &Settings) {
     probes::translate(spec, &settings.skip_inbound_ports);
-    let ports: Vec<_> = probes::asked_for(spec).into_iter().collect();
+    let dialled = joined(&probes::asked_for(spec).into_iter().collect::<Vec<_>>());
+    let over_http = probes::over_http(spec);
+    let told = json!(over_http).to_string();
+    let ports = json!(probes::named_ports(spec)).to_string();
+    tell(spec, PROBE_PORTS, Some(dialled.as_str()).filter(|ports| !ports.is_empty()));
+    tell(spec, pod::PROBES, Some(told.as_str()).filter(|_| !over_http.is_empty()));
+    tell(spec, pod::PORTS, Some(&ports));
+}
+
+/// Tells the proxy a value by that name, or nothing any more.
+fn tell(spec: &mut Value, name: &str, value: Option<&str>) {
     let containers = spec["initContainers"].as_array_mut().into_iter().flatten();
     let proxies = containers.filter(|container| container["name"] == PROXY_CONTAINER);
     for env in proxies.filter_map(|container| container["env"].as_array_mut()) {
-        let told = env.iter().position(|entry| entry["name"] == PROBE_PORTS);
-        let entry = (!ports.is_empty()).then(|| json!({"name": PROBE_PORTS, "value": joined(&ports)}));
+        let told = env.iter().position(|entry| entry["name"] == name);
+        let entry = value.map(|value| json!({"name": name, "value": value}));
         match (told, entry) {
             (Some(place), Some(entry)) => env[place] = entry,
             (Some(place), None) => drop(env.remove(place)),

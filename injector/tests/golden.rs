@@ -94,6 +94,20 @@ fn probes_that_come_later_are_told_to_the_proxy_that_is_there() {
 }
 
 #[test]
+fn what_probes_look_like_and_what_ports_are_called_is_told_to_the_proxy() {
+    let container = json!({"name": "app", "ports": [{"name": "web", "containerPort": 8080}],
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "web"}}});
+    let mut pod = patched(&json!({"metadata": {}, "spec": {"containers": [container]}}));
+    let value = |pod: &Value, name| told(pod, name)["value"].as_str().map(str::to_owned);
+    assert_eq!(value(&pod, "FIREBREAK_PROBES").as_deref(), Some(r#"[{"path":"/healthz","port":8080}]"#));
+    assert_eq!(value(&pod, "FIREBREAK_PORTS").as_deref(), Some(r#"{"web":8080}"#));
+    pod["spec"]["containers"] = json!([{"name": "app"}]);
+    let pod = patched(&pod);
+    assert_eq!(value(&pod, "FIREBREAK_PROBES"), None);
+    assert_eq!(value(&pod, "FIREBREAK_PORTS").as_deref(), Some("{}"), "none, which is something to know");
+}
+
+#[test]
 fn only_a_limit_that_is_set_is_told_to_the_proxy() {
     let pod = json!({"metadata": {}, "spec": {"containers": [{"name": "app"}]}});
     let limit = told(&patched(&pod), "FIREBREAK_MEMORY_LIMIT");

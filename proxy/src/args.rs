@@ -3,8 +3,12 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use firebreak_crds::spec::defaults::{CALLER_IDLE, REQUEST_HEAD_TIME, TRACE_PERCENT};
+use firebreak_crds::{
+    pod::{self, Ports, Probes},
+    spec::defaults::{CALLER_IDLE, REQUEST_HEAD_TIME, TRACE_PERCENT},
+};
 use http::Uri;
+use serde::de::DeserializeOwned;
 
 use crate::redirect::{InitArgs, ValidateArgs};
 
@@ -60,6 +64,13 @@ pub struct RunArgs {
     /// Ports that `/probe/tcp/PORT` answers for: those that the pod's own probes ask about. It answers for no others.
     #[arg(long, env = "FIREBREAK_PROBE_PORTS", value_delimiter = ',')]
     pub probe_ports: Vec<u16>,
+    /// How the kubelet's probes look that come as requests, as JSON: `[{"port": 8080, "path": "/healthz"}]`. The inbound side lets them
+    /// around limits and faults, and nobody else.
+    #[arg(long, env = pod::PROBES, value_parser = json::<Probes>, default_value = "[]")]
+    pub probes: Probes,
+    /// The pod's ports by their names, as JSON: `{"http": 8080}`. Where they are not said, the config's guess counts.
+    #[arg(long, env = pod::PORTS, value_parser = json::<Ports>)]
+    pub ports: Option<Ports>,
     /// Threads that serve traffic.
     #[arg(long, env = "FIREBREAK_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
@@ -101,6 +112,10 @@ pub fn endpoint(text: &str) -> Result<Uri, String> {
 /// From a second to a year.
 fn seconds() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=365 * 24 * 60 * 60)
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("must be JSON as the injector writes it: {error}"))
 }
 
 fn percent(text: &str) -> Result<f32, String> {

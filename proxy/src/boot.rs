@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use firebreak_crds::{spec::Labels, wire};
+use firebreak_crds::{
+    pod::{Ports, Probe},
+    spec::Labels,
+    wire,
+};
 use http::Uri;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -55,6 +59,8 @@ pub struct Settings {
     pub admin: Vec<SocketAddr>,
     /// Ports of the pod that the admin port answers for when it is probed. None: it dials nothing.
     pub probe_ports: Vec<u16>,
+    /// How the kubelet's probes of the pod look that come as requests: what is enforced beside the application is not for them.
+    pub probes: Vec<Probe>,
     /// Where redirected connections arrive, and which way they were going.
     pub redirected: Vec<(SocketAddr, Kind)>,
     /// Most connections that callers may have open at once; one more is reset.
@@ -88,6 +94,7 @@ impl Default for Settings {
             identity: Identity::default(),
             admin: Vec::new(),
             probe_ports: Vec::new(),
+            probes: Vec::new(),
             redirected: Vec::new(),
             max_connections: connections::DEFAULT_LIMIT,
             replay_bytes: replay::limit_for(None),
@@ -108,6 +115,8 @@ pub struct Identity {
     pub labels: Labels,
     /// The pod's addresses, at which its application listens.
     pub addresses: Vec<IpAddr>,
+    /// The pod's ports by their names, where they are known.
+    pub ports: Option<Ports>,
 }
 
 /// A listener of local mode, or why there is none.
@@ -171,13 +180,15 @@ impl Proxy {
         let registry = Registry::beside(count, connections.clone(), replay.clone(), dropped);
         let sampling = settings.tracing.as_ref().map(|tracing| tracing.sampling);
         let (spans, exporter) = exporter(settings.tracing, &settings.identity, &registry).unzip();
-        let publisher = Arc::new(Publisher::new(&registry, settings.identity.labels, Box::new(FromConfig)));
+        let publisher = Publisher::new(&registry, settings.identity.labels, Box::new(FromConfig));
+        let publisher = Arc::new(publisher.knowing(settings.identity.ports));
         let (phase, phases) = watch::channel(Phase::Serving);
         let recorder = Recorder::new(recorder::LIMIT, Arc::clone(&registry.recorder), &settings.identity.name);
         let (log, records) = access_log::new(Arc::clone(&registry), recorder.clone(), settings.records, spans);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let common = Arc::new(Common {
             lineage: Arc::default(),
+            probes: settings.probes.into(),
             name: settings.identity.name.into(),
             snapshot: publisher.current(),
             log,

@@ -66,9 +66,11 @@ fn settings(args: RunArgs, labels: Labels, log: Output) -> Settings {
             name: args.namespace.map_or(args.pod.clone(), |ns| format!("{}.{ns}", args.pod)),
             labels,
             addresses: args.pod_ips,
+            ports: args.ports,
         },
         admin: everywhere(ADMIN),
         probe_ports: args.probe_ports,
+        probes: args.probes.0,
         redirected: [(OUTBOUND, Kind::Outbound), (INBOUND, Kind::Inbound)]
             .into_iter()
             .flat_map(|(port, kind)| everywhere(port).into_iter().map(move |address| (address, kind)))

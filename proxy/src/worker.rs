@@ -6,6 +6,7 @@
 use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Cache};
+use firebreak_crds::pod::Probe;
 use hashbrown::HashMap;
 use tokio::{
     net::TcpListener,
@@ -70,6 +71,8 @@ pub struct Common {
     pub sampling: Option<Sampling>,
     /// Where the proxy is in its life.
     pub phase: watch::Receiver<Phase>,
+    /// How the kubelet asks how the pod is.
+    pub probes: Box<[Probe]>,
     /// Which requests of callers are under way.
     pub lineage: Arc<Lineage>,
     /// Open connections from callers, of all workers.

@@ -50,7 +50,7 @@ impl Engine {
     /// Starts the proxy, which does nothing yet. At its end, requests under way get `grace`.
     pub(crate) fn start(caller: Caller, admin: SocketAddr, grace: Duration) -> Result<Self, StartError> {
         let (sender, records) = mpsc::channel(RECORDS);
-        let identity = Identity { name: NAME.to_owned(), labels: caller.labels.clone(), addresses: Vec::new() };
+        let identity = Identity { name: NAME.to_owned(), labels: caller.labels.clone(), ..Identity::default() };
         let records_to = Some(Taker::Channel(sender));
         let settings = Settings { identity, admin: vec![admin], grace, records: records_to, ..Settings::default() };
         Ok(Self { stage: Stage::new(caller), proxy: Proxy::start(settings)?, records })

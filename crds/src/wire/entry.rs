@@ -99,7 +99,10 @@ pub struct Inbound {
 pub struct InboundPort {
     /// The Service's port number.
     pub port: u16,
-    /// Where the pods listen: one port, or as many as their containers give one name.
+    /// The name that the pods give to the port where they listen, if the Service goes by that.
+    #[serde(default, rename = "targetName", skip_serializing_if = "Option::is_none")]
+    pub target_name: Option<String>,
+    /// Where the pods listen. By a name: in any of them, for proxies that do not know the names of their pod's ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<u16>,
     /// Local mode: the endpoints before which the proxy itself does what one beside each of them would.

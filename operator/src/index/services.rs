@@ -44,6 +44,16 @@ pub enum TargetPort {
     Named(String),
 }
 
+impl TargetPort {
+    /// The name, if it is one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Number(_) => None,
+            Self::Named(name) => Some(name),
+        }
+    }
+}
+
 impl Service {
     /// Whether it stands for pods that its selector names.
     pub fn has_pods(&self) -> bool {

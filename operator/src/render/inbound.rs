@@ -58,16 +58,19 @@ impl<'w> Entries<'w> {
         acting: &Acting<'w>,
         options: &Options,
     ) -> Option<InboundPort> {
-        let (targets, endpoints) = if options.endpoints {
-            (Vec::new(), bodies::endpoints(world, &service.key, port))
+        let (target_name, targets, endpoints) = if options.endpoints {
+            (None, Vec::new(), bodies::endpoints(world, &service.key, port))
         } else {
-            (world.targets(service, port), Vec::new())
+            // Each pod has its own answer to a name, and its proxy knows it.
+            let name = port.target.name().filter(|_| service.has_pods());
+            (name.map(str::to_owned), world.targets(service, port), Vec::new())
         };
         let strongest = acting.policies.at(&service.key, port).into_iter().next();
         let inbound = |policy: &&Policy| policy.spec.as_ref().is_ok_and(|spec| spec.inbound.is_some());
         let policy = strongest.filter(inbound);
         let faults = acting.faults.at(&service.key, port);
-        if targets.is_empty() && endpoints.is_empty() || policy.is_none() && faults.is_empty() {
+        let nowhere = target_name.is_none() && targets.is_empty() && endpoints.is_empty();
+        if nowhere || policy.is_none() && faults.is_empty() {
             return None;
         }
         let limit = policy.and_then(|policy| policy.spec.as_ref().ok()?.inbound);
@@ -76,6 +79,7 @@ impl<'w> Entries<'w> {
         self.faults.extend(faults.into_iter().filter_map(|it| Some((it.id(), bodies::fault(it)?))));
         Some(InboundPort {
             port: port.port,
+            target_name,
             targets,
             endpoints,
             policy: policy.map(|policy| policy.meta.key.to_string()),

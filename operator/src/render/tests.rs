@@ -371,9 +371,11 @@ fn a_port_with_a_name_is_where_pods_with_the_proxy_have_it() {
     let mut world =
         world([namespace("shop", &FAULTS), behind_a(&json!("web")), fault("shop/beside", 1, beside, &running())]);
     let targets = |world: &World| {
-        inbound_of(&render(world, "shop", &options(noon()))).map(|it| it["ports"][0]["targets"].clone())
+        let inbound = inbound_of(&render(world, "shop", &options(noon()))).unwrap();
+        assert_eq!(inbound["ports"][0]["targetName"], "web", "each proxy knows its own pod's");
+        inbound["ports"][0].get("targets").cloned()
     };
-    assert_eq!(targets(&world), None);
+    assert_eq!(targets(&world), None, "nobody runs yet");
     let pod = |name: &str, app: &str, port: u16| {
         let listens =
             Listens { labels: [("app".to_owned(), app.to_owned())].into(), ports: vec![("web".into(), port)] };

@@ -5,7 +5,7 @@ use firebreak_crds::resources::condition;
 use super::{conditions::Verdict, reason};
 use crate::{
     attach::{Attaches, Target},
-    index::{Key, Service, TargetPort, World},
+    index::{Key, Service, World},
 };
 
 /// The condition `ResolvedRefs`: the first target that does not resolve gives the reason, the message names all.
@@ -25,9 +25,8 @@ pub(super) fn any_port<T: Attaches>(world: &World, object: &T) -> bool {
     object.targets().any(|target| {
         let services = world.services.within(target.namespace).filter(|service| target.names(&service.key));
         let recognised = |service: &&Service| object.at_callee() || !service.addresses.is_empty();
-        services.filter(recognised).any(|service| {
-            target.ports(service).any(|port| !object.at_callee() || !world.targets(service, port).is_empty())
-        })
+        let served = |service: &&Service| !object.at_callee() || service.has_pods();
+        services.filter(recognised).filter(served).any(|service| target.ports(service).next().is_some())
     })
 }
 
@@ -70,7 +69,7 @@ fn unknown_pods(world: &World, service: &Service, target: &Target<'_>) -> Option
         return Some((reason::NO_SELECTOR, message));
     }
     let unknown = target.ports(service).find(|port| world.targets(service, port).is_empty())?;
-    let TargetPort::Named(name) = &unknown.target else { return None };
+    let name = unknown.target.name()?;
     let message = format!(
         "port {} of Service {key} leads to the port named {name} of its pods, and none with the proxy has one of that name",
         unknown.port

@@ -5,6 +5,7 @@ mod inbound;
 use std::{net::SocketAddr, sync::Arc};
 
 use firebreak_crds::{
+    pod::Ports,
     spec::{self, LabelSelector, Labels, Position},
     wire::{self, Body, Config},
 };
@@ -45,6 +46,8 @@ pub struct Carried {
     faults: HashMap<Box<str>, Seen>,
     unknown: Arc<Callee>,
     inbound: Arc<Callee>,
+    /// The pod's ports by their names, where they are known.
+    pub(super) ports: Option<Ports>,
     /// The pod's own application by its ports, or in local mode those at endpoints.
     applications: HashMap<Site, Application>,
     next_id: u32,
@@ -93,7 +96,7 @@ impl Carried {
         };
         let (unknown, inbound) = (nameless(0, Direction::Outbound), nameless(1, Direction::Inbound));
         let (callees, faults, applications) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { registry, source, callees, faults, unknown, inbound, applications, next_id: 2 }
+        Self { registry, source, callees, faults, unknown, inbound, ports: None, applications, next_id: 2 }
     }
 
     /// The snapshot of a proxy that knows nothing: it forwards.

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use firebreak_crds::{
+    pod::Ports,
     spec::Labels,
     wire::{self, Config, Decoded, Entry},
 };
@@ -76,6 +77,13 @@ impl Publisher {
         let state = State { carried, labels, config: Config::default(), retired: Vec::new() };
         let checked = watch::Sender::new(Arc::default());
         Self { current, state: Mutex::new(state), report: Mutex::default(), checked, metrics: registry.config() }
+    }
+
+    /// The same, for a pod whose ports have these names, if they are known.
+    #[must_use]
+    pub fn knowing(mut self, ports: Option<Ports>) -> Self {
+        self.state.get_mut().carried.ports = ports;
+        self
     }
 
     /// Where the workers read.

@@ -2,16 +2,24 @@
 
 use std::sync::Arc;
 
-use http::{StatusCode, request::Parts};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 
-use super::{call::Call, headers::is_probe, reply};
+use super::{call::Call, reply};
 use crate::{clock, policy::concurrency::Limit, upstream::send::Answer, verdict::Reason};
 
 impl Call {
     /// The limit that holds for it, if one does. What the kubelet asks is not the load that is to be limited: an application that is busy
     /// is not ill.
     pub fn limit(&self, head: &Parts) -> Option<Arc<Limit>> {
-        self.callee.limit.as_ref().filter(|_| !is_probe(&head.headers)).cloned()
+        self.callee.limit.as_ref().filter(|_| !self.is_probe(head)).cloned()
+    }
+
+    /// Whether it is the kubelet that asks how the pod is: a request as the pod's own probes are.
+    pub fn is_probe(&self, head: &Parts) -> bool {
+        let (port, method) = (self.link.destination.port(), head.method.as_str());
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let agent = head.headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
+        self.link.worker.common.probes.iter().any(|probe| probe.is(port, method, path, agent))
     }
 
     /// Takes a place among what the application works on, at once or after a wait.
@@ -44,6 +52,8 @@ impl Call {
         let Some(mut place) = self.place.take() else { return };
         match reason {
             Some(Reason::CallerCancelled) => place.left(clock::now()),
+            // The application waited too, for the rest of what the caller sends.
+            Some(reason) if reason.is_clock() && self.awaits_caller.get() => place.failed(),
             Some(reason) if reason.is_clock() => place.overloaded(clock::now()),
             _ => {}
         }

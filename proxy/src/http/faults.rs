@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     call::Call,
-    headers::{X_REQUEST_ID, correlation, is_probe},
+    headers::{X_REQUEST_ID, correlation},
 };
 use crate::{
     policy::fault::{Abort, FaultSet, Hit, Injected, active::Place, id_hash},
@@ -22,7 +22,7 @@ impl Call {
     pub async fn suffer_above(&mut self, head: &Parts) -> Option<Result<Injected, Reason>> {
         let at = match self.link.direction {
             Direction::Outbound => Position::Request,
-            Direction::Inbound if is_probe(&head.headers) => return None,
+            Direction::Inbound if self.is_probe(head) => return None,
             Direction::Inbound => Position::Inbound,
         };
         let struck = self.draw(head, at, 0, Instant::now())?;

@@ -33,11 +33,6 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
         && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value, "upgrade"))
 }
 
-/// Whether it is the kubelet that asks how the pod is: its HTTP and gRPC probes call themselves by this name.
-pub fn is_probe(headers: &HeaderMap) -> bool {
-    headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/"))
-}
-
 /// Bytes of a request's head as HTTP/2 counts them, but for its authority and scheme.
 pub fn size(request: &Parts) -> usize {
     let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());

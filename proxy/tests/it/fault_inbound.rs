@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use firebreak_crds::pod::Probe;
 use firebreak_proxy::{boot::Settings, net::accept::Kind};
 use http::Request;
 use serde_json::{Value, json};
@@ -20,7 +21,9 @@ pub(crate) struct Beside {
 /// `port` is what the entry `Inbound` says of the application's port.
 pub(crate) fn beside(application: &Callee, port: Value, entries: &[(&str, Value)]) -> Beside {
     let address = free_address();
-    let settings = Settings { redirected: vec![(address, Kind::Before(application.address))], ..Settings::default() };
+    let redirected = vec![(address, Kind::Before(application.address))];
+    let probe = Probe { port: application.address.port(), path: "/healthz".into(), agent: None };
+    let settings = Settings { redirected, probes: vec![probe], ..Settings::default() };
     let mut inbound = json!({"port": 80, "targets": [application.address.port()]});
     inbound.as_object_mut().unwrap().extend(port.as_object().unwrap().clone());
     let inbound = json!({"selector": {}, "ports": [inbound]});
@@ -35,6 +38,12 @@ fn with_fault(application: &Callee, fault: Value) -> Beside {
 }
 
 impl Beside {
+    /// What whoever calls himself `agent` gets.
+    pub(crate) async fn ask_as(&self, agent: &str, path: &str) -> Seen {
+        let request = Request::get(path).header("host", "a").header("user-agent", agent);
+        call(self.address, request.body(Body::default()).unwrap()).await.unwrap()
+    }
+
     pub(crate) async fn get(&self, headers: &[(&str, &str)]) -> Seen {
         let request =
             headers.iter().fold(Request::get("/").header("host", "a"), |it, (name, value)| it.header(*name, *value));
@@ -88,7 +97,7 @@ async fn every_caller_suffers_a_delay_and_the_kubelet_does_not() {
     let beside = with_fault(&callee, fault(json!([{"delay": {"percent": 100, "fixed": "250ms"}}])));
     let seen = beside.get(&[]).await;
     assert!(seen.status == 200 && seen.took >= Duration::from_millis(250), "{:?}", seen.took);
-    let probed = beside.get(&[("user-agent", "kube-probe/1.34")]).await;
+    let probed = beside.ask_as("kube-probe/1.34", "/healthz").await;
     assert!(probed.status == 200 && probed.took < Duration::from_millis(250), "{:?}", probed.took);
     let caller = Mesh::new(&[beside.address], json!({"timeouts": {"attempt": "100ms"}}));
     assert!(caller.get("/").await.has_reason("attempt_timeout"));

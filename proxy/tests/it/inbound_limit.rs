@@ -168,15 +168,15 @@ async fn who_waits_is_let_in_by_the_nearest_deadline_and_not_for_longer_than_all
 }
 
 #[tokio::test]
-async fn the_kubelet_and_what_is_not_http_go_around_it() {
+async fn the_kubelets_probes_and_what_is_not_http_go_around_it_and_nobody_who_says_so() {
     let (allowed, _application, beside, mut held) = occupied(json!({"max": 1, "maxPending": 0})).await;
-    allowed.add_permits(1);
-    // Whoever of the two is answered first, the other is next.
-    send(&beside, &mut held, &[("user-agent", "kube-probe/1.34")]);
-    allowed.add_permits(1);
-    while let Some(seen) = held.join_next().await {
-        assert_eq!(seen.unwrap().status, 200);
+    for (agent, path) in [("kube-probe/1.34", "/"), ("kube-probe/1.34", "/healthz?all"), ("me", "/healthz")] {
+        assert!(beside.ask_as(agent, path).await.has_reason("overload"), "{agent} {path}");
     }
+    // Whoever of the two is answered first, the other is next.
+    allowed.add_permits(2);
+    assert_eq!(beside.ask_as("kube-probe/1.34", "/healthz").await.status, 200);
+    assert_eq!(held.join_next().await.unwrap().unwrap().status, 200);
     occupy(&beside, &mut held).await;
     let mut opaque = tokio::net::TcpStream::connect(beside.address).await.unwrap();
     opaque.write_all(b"EHLO me\r\n").await.unwrap();

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use firebreak_crds::{
+    pod::Ports,
     spec::Position,
     wire::{self, InboundPort},
 };
@@ -52,7 +53,9 @@ impl Carried {
     ) -> Vec<(Site, Arc<Callee>)> {
         let mut sites: BTreeMap<Site, Leading<'_>> = BTreeMap::new();
         for (name, inbound) in entries.inbound.iter().filter(|_| !transparent) {
-            for (site, port) in inbound.ports.iter().flat_map(|port| sites_of(port).map(move |it| (it, port))) {
+            for (site, port) in
+                inbound.ports.iter().flat_map(|port| sites_of(port, self.ports.as_ref()).map(move |it| (it, port)))
+            {
                 sites.entry(site).or_default().push((name, port));
             }
         }
@@ -122,9 +125,12 @@ impl Carried {
     }
 }
 
-fn sites_of(port: &InboundPort) -> impl Iterator<Item = Site> {
+/// Where a port of a Service leads to: by a name to this pod's own port of that name, if its names are known.
+fn sites_of<'a>(port: &'a InboundPort, names: Option<&'a Ports>) -> impl Iterator<Item = Site> + 'a {
+    let by_name = names.zip(port.target_name.as_ref()).map(|(names, name)| names.0.get(name));
+    let targets = by_name.map_or(port.targets.as_slice(), |own| own.map_or(&[], std::slice::from_ref));
     let endpoints = port.endpoints.iter().map(|endpoint| Site::Endpoint(endpoint.address));
-    port.targets.iter().copied().map(Site::Port).chain(endpoints)
+    targets.iter().copied().map(Site::Port).chain(endpoints)
 }
 
 /// The policy by its name: what else it says is for callers.

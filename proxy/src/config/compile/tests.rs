@@ -257,3 +257,21 @@ async fn nothing_is_left_of_a_policy_that_is_observed_no_more_although_requests_
     drop(first);
     assert!(shadow.upgrade().is_none() && line.upgrade().is_none() && breaker.upgrade().is_none());
 }
+
+#[tokio::test]
+async fn a_port_with_a_name_is_the_pods_own_where_the_names_are_known() {
+    let body = r#"{"selector":{},"ports":[{"port":80,"targetName":"web","targets":[8080,9090],"policy":"shop/p","concurrency":{}}]}"#;
+    let inbound = format!(r#"{{"kind":"Inbound","name":"shop/a","body":{body}}}"#);
+    let config = config(&[policy("shop/p", "{}"), inbound].join(","));
+    let ports = |names: Option<&[(&str, u16)]>| {
+        let names = names.map(|names| Ports(names.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect()));
+        let mut carried = Carried { ports: names, ..carried() };
+        let mut ports: Vec<_> =
+            carried.compile(&config, "r", &Labels::new(), Instant::now()).inbound_ports.into_keys().collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(ports(None), [8080, 9090], "wherever one of the pods has it");
+    assert_eq!(ports(Some(&[("web", 7070), ("other", 1)])), [7070]);
+    assert_eq!(ports(Some(&[])), [0; 0]);
+}
