@@ -11,7 +11,11 @@ use tokio::{
 };
 
 use crate::{
-    exchange::{self, Conduct, Sender},
+    exchange::{self, Sender, verdict},
+    kind::Kind,
+    raw::Raw,
+    site::sum,
+    tally::{End, Sent},
     world::World,
 };
 
@@ -23,87 +27,6 @@ const THINKING_MILLIS: u64 = 20;
 const STREAMS: usize = 8;
 /// Requests on one connection, at most.
 const REQUESTS: usize = 30;
-
-/// What a caller is like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Requests on a connection that stays open.
-    Http1,
-    /// Streams at once.
-    Http2,
-    /// gRPC calls.
-    Grpc,
-    /// Leaves when its request has arrived: by closing its connection.
-    Leaves1,
-    /// The same, by a reset of its stream.
-    Leaves2,
-    /// Sends its body slowly.
-    Uploads,
-    /// Reads a large answer slowly, or stops in the middle of it.
-    Reads1,
-    /// The same on HTTP/2.
-    Reads2,
-    /// TCP that nobody looks into.
-    Opaque,
-    /// Sends what is no HTTP.
-    Garbage,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Http1,
-        Self::Http2,
-        Self::Grpc,
-        Self::Leaves1,
-        Self::Leaves2,
-        Self::Uploads,
-        Self::Reads1,
-        Self::Reads2,
-        Self::Opaque,
-        Self::Garbage,
-    ];
-
-    /// Also that of its Service.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Grpc => "grpc",
-            Self::Leaves1 => "leaves1",
-            Self::Leaves2 => "leaves2",
-            Self::Uploads => "uploads",
-            Self::Reads1 => "reads1",
-            Self::Reads2 => "reads2",
-            Self::Opaque => "opaque",
-            Self::Garbage => "garbage",
-        }
-    }
-
-    /// How many there are at once.
-    fn callers(self) -> usize {
-        match self {
-            Self::Http1 => 8,
-            Self::Opaque | Self::Leaves1 => 6,
-            Self::Garbage => 1,
-            _ => 3,
-        }
-    }
-
-    /// What they do besides sending and reading.
-    pub(crate) fn conduct(self) -> Conduct {
-        match self {
-            Self::Leaves1 | Self::Leaves2 => Conduct::Leave,
-            Self::Uploads => Conduct::SendSlowly,
-            Self::Reads1 | Self::Reads2 => Conduct::ReadSlowly,
-            _ => Conduct::Plain,
-        }
-    }
-
-    /// Whether they send several requests at once on a connection: HTTP/2.
-    pub(crate) fn multiplexes(self) -> bool {
-        matches!(self, Self::Http2 | Self::Grpc | Self::Leaves2 | Self::Reads2)
-    }
-}
 
 /// Sets all callers to work until `end`.
 pub(crate) fn start(world: &Arc<World>, end: Instant) -> JoinSet<()> {
@@ -131,14 +54,17 @@ async fn call(world: &Arc<World>, kind: Kind, address: SocketAddr, rng: &mut Rng
         Ok(stream) => stream,
         // The proxy may have reset it before we look: where it forwards nothing but bytes, that is how it tells a failure.
         Err(error) if kind == Kind::Opaque && error.kind() == ErrorKind::ConnectionReset => {
-            world.tally.send(kind);
-            return world.tally.break_off();
+            let sent = world.tally.send(kind);
+            return world.tally.end(&sent, End::BrokenOff);
         }
+        // Nobody is there while the Service is not in the config.
+        Err(_) if kind == Kind::Visits => return,
         Err(error) => return world.defect(kind, format_args!("cannot connect: {error}")),
     };
     match kind {
         Kind::Opaque => opaque(world, stream, rng).await,
         Kind::Garbage => garbage(world, stream, rng).await,
+        Kind::Pipelines | Kind::Old | Kind::Expects | Kind::Upgrades => Raw::new(world, kind, stream).run(rng).await,
         _ => {
             if let Some(sender) = Sender::new(world, kind, stream).await {
                 http(world, kind, sender, rng, end).await;
@@ -159,24 +85,27 @@ async fn http(world: &Arc<World>, kind: Kind, sender: Sender, rng: &mut Rng, end
     }
 }
 
-/// Bytes there and back. Some callers only send half of what they should, and stop there until they are left.
+/// Bytes there and back. Some callers only send half of what they should, and stop there: nobody answers that.
 async fn opaque(world: &World, mut stream: TcpStream, rng: &mut Rng) {
-    world.tally.send(Kind::Opaque);
+    let sent = world.tally.send(Kind::Opaque);
     let id = world.id();
     let request = format!("GET /echo/{id} HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n");
     let length = if rng.u8(..4) == 0 { request.len() / 2 } else { request.len() };
     if stream.write_all(&request.as_bytes()[..length]).await.is_err() {
-        return world.tally.break_off();
+        return world.tally.end(&sent, End::BrokenOff);
     }
-    if length < request.len() {
+    let is_half = length < request.len();
+    if is_half {
         // So that it ends: as callers do that have nothing more to say.
         let _ = stream.shutdown().await;
     }
-    read_to_end(world, Kind::Opaque, stream, |answer| {
-        let well = !answer.starts_with("HTTP/1.1 200")
-            || answer.contains(&format!("{id} 0"))
-            || answer.ends_with("half of it");
-        (!well).then(|| format!("another's answer to {id}: {answer}"))
+    let wanted = format!("\r\n\r\n{id} {}", sum(b""));
+    read_to_end(world, &sent, Kind::Opaque, id, stream, |answer| {
+        let is_right = if is_half { answer.is_empty() } else { answer.ends_with(&wanted) };
+        // No policy looks into what a bad callee says.
+        let is_of_bad_callee = !answer.starts_with("HTTP/1.1 200") || answer.ends_with("half of it");
+        let is_foreign = !is_right && !is_half && !is_of_bad_callee;
+        if is_foreign { Err(format!("another's answer: {answer}")) } else { Ok(is_right) }
     })
     .await;
 }
@@ -188,26 +117,29 @@ async fn garbage(world: &World, mut stream: TcpStream, rng: &mut Rng) {
         b"GET  HTTP/9.9\r\n\r\n",
         b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
     ];
-    world.tally.send(Kind::Garbage);
+    let (id, sent) = (world.id(), world.tally.send(Kind::Garbage));
     if stream.write_all(NO_REQUESTS[rng.usize(..NO_REQUESTS.len())]).await.is_err() {
-        return world.tally.break_off();
+        return world.tally.end(&sent, End::BrokenOff);
     }
-    read_to_end(world, Kind::Garbage, stream, |answer| {
-        (!answer.starts_with("HTTP/1.1 400")).then(|| format!("answered with {answer:?}"))
+    read_to_end(world, &sent, Kind::Garbage, id, stream, |answer| {
+        if answer.starts_with("HTTP/1.1 400") { Ok(true) } else { Err(format!("answered with {answer:?}")) }
     })
     .await;
 }
 
-async fn read_to_end(world: &World, kind: Kind, mut stream: TcpStream, wrong: impl Fn(&str) -> Option<String>) {
+/// Reads all that comes, and enters what `judge` says of it.
+async fn read_to_end(
+    world: &World,
+    sent: &Sent,
+    kind: Kind,
+    id: u64,
+    mut stream: TcpStream,
+    judge: impl Fn(&str) -> Result<bool, String>,
+) {
     let mut answer = Vec::new();
     match timeout(PATIENCE, stream.read_to_end(&mut answer)).await {
         Err(_) => world.defect(kind, format_args!("neither answered nor closed for {PATIENCE:?}")),
-        Ok(Err(_)) => world.tally.break_off(),
-        Ok(Ok(_)) => {
-            world.tally.answer();
-            if let Some(what) = wrong(&String::from_utf8_lossy(&answer)) {
-                world.defect(kind, what);
-            }
-        }
+        Ok(Err(_)) => world.tally.end(sent, End::BrokenOff),
+        Ok(Ok(_)) => world.tally.end(sent, verdict(world, kind, id, judge(&String::from_utf8_lossy(&answer)))),
     }
 }

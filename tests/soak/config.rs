@@ -1,51 +1,78 @@
 //! The configs: one Service for each kind of caller, so that the books of each can be compared, and all of it changed each second.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 
+use anyhow::Context;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
-use crate::{callers::Kind, world::World};
+use crate::{kind::Kind, world::World};
+
+/// How often it is calm: so many seconds of so many.
+const CALM: u64 = 4;
+const ROUND: u64 = 16;
+/// A Service that leaves is away for one second of so many.
+const VISIT: u64 = 3;
 
 /// A callee as the proxy knows it.
 pub(crate) struct Service {
     pub(crate) kind: Kind,
     /// Where the proxy listens for it.
     pub(crate) address: SocketAddr,
+    /// Bound, and not listening, so that nobody else gets the port while the proxy does not listen there.
+    _port: Socket,
 }
 
 impl Service {
-    /// One for each kind of caller, at ports that are free: kept until all are found, so that each is another.
+    /// One for each kind of caller, at ports that are free.
     pub(crate) fn all() -> anyhow::Result<Vec<Self>> {
-        let mut kept = Vec::new();
-        for kind in Kind::ALL {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-            kept.push((kind, listener.local_addr()?, listener));
-        }
-        Ok(kept.into_iter().map(|(kind, address, _)| Self { kind, address }).collect())
+        Kind::ALL.into_iter().map(Self::new).collect()
+    }
+
+    fn new(kind: Kind) -> anyhow::Result<Self> {
+        let port = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        port.set_reuse_address(true)?;
+        port.set_reuse_port(true)?;
+        port.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let address = port.local_addr()?.as_socket().context("a port has no address")?;
+        Ok(Self { kind, address, _port: port })
     }
 }
 
-/// No faults, and no endpoint but good ones.
+/// Whether it is calm in this second.
+pub(crate) fn is_calm(second: u64) -> bool {
+    second % ROUND >= ROUND - CALM
+}
+
+/// No faults, no endpoint but good ones, all Services, and clocks that run out for nothing but a proxy that stands still.
 pub(crate) fn calm(world: &World) -> Value {
-    document(world, &world.peers.good, &policy(0), &json!({"faults": []}))
+    let policy = json!({"timeouts": {"connect": "2s", "attempt": "8s", "request": "10s", "idle": "8s"}});
+    document(world, |_| true, &world.peers.good, &policy, &json!({"faults": []}))
 }
 
 /// The config of this second. Policies, faults and endpoints go round at different paces, so that all meet.
-pub(crate) fn churned(world: &World, revision: u64) -> Value {
+pub(crate) fn churned(world: &World, second: u64) -> Value {
     let peers = &world.peers;
-    let out = usize::try_from(revision).unwrap_or_default() % peers.bad.len();
+    let out = usize::try_from(second).unwrap_or_default() % peers.bad.len();
     let bad = peers.bad.iter().enumerate().filter(|(place, _)| *place != out).map(|(_, address)| *address);
-    let endpoints: Vec<_> = match revision % 7 {
+    let endpoints: Vec<_> = match second % 7 {
         5 => peers.good.clone(),
         6 => bad.collect(),
         _ => peers.good.iter().copied().chain(bad).collect(),
     };
-    document(world, &endpoints, &policy(revision), &faults(revision))
+    let is_there = |kind| kind != Kind::Visits || second % VISIT != 0;
+    document(world, is_there, &endpoints, &policy(second), &faults(second))
 }
 
-fn document(world: &World, endpoints: &[SocketAddr], policy: &Value, faults: &Value) -> Value {
+fn document(
+    world: &World,
+    is_there: impl Fn(Kind) -> bool,
+    endpoints: &[SocketAddr],
+    policy: &Value,
+    faults: &Value,
+) -> Value {
     let endpoints: Vec<_> = endpoints.iter().map(|address| json!({"address": address})).collect();
-    let services = world.services.iter().map(|service| {
+    let services = world.services.iter().filter(|service| is_there(service.kind)).map(|service| {
         let port = json!({
             "port": 80,
             "protocol": if service.kind == Kind::Opaque { "Tcp" } else { "Http" },

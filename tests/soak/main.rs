@@ -9,8 +9,13 @@ mod books;
 mod callers;
 mod config;
 mod exchange;
+mod kind;
 mod peers;
 mod proxy;
+mod raw;
+mod request;
+mod site;
+mod tally;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -31,6 +36,8 @@ const WARM_UP: Duration = Duration::from_secs(12);
 const PATIENCE: Duration = Duration::from_secs(25);
 /// Between two looks at the numbers of another process, of which there is no event to await.
 const PACE: Duration = Duration::from_millis(100);
+/// Looks at the memory of a proxy at rest, of which the least counts: the allocator gives pages back when it comes to it.
+const LOOKS: usize = 20;
 
 /// Load a proxy while everything around it misbehaves, and see that nothing is left of it
 #[derive(Debug, Parser)]
@@ -72,19 +79,25 @@ async fn soak(length: Duration, seed: u64) -> anyhow::Result<()> {
     let mut child = Child::start().await?;
     let services = config::Service::all()?;
     let world = Arc::new(World::new(seed, peers, services));
-    let mut revision = 0;
+    let mut second = 0;
     child.publish(&config::calm(&world)).await?;
     let before = begun(&child).await?;
     println!("before: {before}");
 
-    load(&world, &mut child, WARM_UP, &mut revision).await.context("during the warm-up")?;
+    load(&world, &mut child, WARM_UP, &mut second).await.context("during the warm-up")?;
     let warm = settled(&world, &mut child, &before).await.context("after the warm-up")?;
     println!("warm: {warm}");
-    load(&world, &mut child, length, &mut revision).await?;
+    let warm_up = world.tally.total();
+    load(&world, &mut child, length, &mut second).await?;
     let end = settled(&world, &mut child, &before).await?;
     println!("end: {end}");
 
-    let judged = [books::account(&world, &child.metrics().await?), end.compare(&warm), world.verdict()];
+    let judged = [
+        books::account(&world, &child.metrics().await?),
+        world.tally.judge(),
+        end.compare(&warm, world.tally.total() - warm_up),
+        world.verdict(),
+    ];
     let wrong: Vec<_> = judged.into_iter().filter_map(|judged| judged.err().map(|error| error.to_string())).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     child.stop().await?;
@@ -105,16 +118,16 @@ async fn begun(child: &Child) -> anyhow::Result<Rest> {
 }
 
 /// Callers at work for a while, with a new config each second; then until each of them has ended what it had begun.
-async fn load(world: &Arc<World>, child: &mut Child, length: Duration, revision: &mut u64) -> anyhow::Result<()> {
+async fn load(world: &Arc<World>, child: &mut Child, length: Duration, second: &mut u64) -> anyhow::Result<()> {
     let end = Instant::now() + length;
     let mut callers = callers::start(world, end);
-    let mut second = interval(Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while second.tick().await < end {
-        child.publish(&config::churned(world, *revision)).await?;
-        *revision += 1;
-        if revision.is_multiple_of(10) {
-            println!("{:3} s: {}; {}", revision, world.tally, child.rest().await?);
+    let mut clock = interval(Duration::from_secs(1));
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while clock.tick().await < end {
+        churn(world, child, *second).await?;
+        *second += 1;
+        if second.is_multiple_of(10) {
+            println!("{:3} s: {}; {}", second, world.tally, child.rest().await?);
         }
     }
     let ended = timeout(PATIENCE, async {
@@ -126,14 +139,45 @@ async fn load(world: &Arc<World>, child: &mut Child, length: Duration, revision:
     ended.await.with_context(|| format!("callers have not ended {PATIENCE:?} after the load: {}", world.tally))?
 }
 
-/// What the proxy holds once its callees have hung up and it has come to rest.
+/// Puts the config of this second in force.
+async fn churn(world: &World, child: &mut Child, second: u64) -> anyhow::Result<()> {
+    if config::is_calm(second) {
+        child.publish(&config::calm(world)).await?;
+        world.set_calm(true);
+        return Ok(());
+    }
+    world.set_calm(false);
+    child.publish(&config::churned(world, second)).await
+}
+
+/// What the proxy holds once it has come to rest: first by itself, when only connections may be kept that wait for a next request,
+/// and then with its callees hung up.
 async fn settled(world: &World, child: &mut Child, before: &Rest) -> anyhow::Result<Rest> {
+    world.set_calm(false);
+    let begun = Instant::now();
     child.publish(&config::calm(world)).await?;
+    let in_use = |now: &Rest| {
+        let busy = world.peers.site.busy();
+        let at_callees = (busy > 0).then(|| format!("{busy} requests at callees"));
+        now.in_use(before).into_iter().chain(at_callees).collect()
+    };
+    let kept = at_rest(child, in_use).await.context("callees have not hung up")?;
+    println!("kept after {:.1?}: {kept}", begun.elapsed());
     world.peers.hang_up();
+    let mut least = at_rest(child, |now| now.left(before)).await.context("callees have hung up")?;
+    for _ in 0..LOOKS {
+        tokio::time::sleep(PACE).await;
+        least = least.least(child.rest().await?);
+    }
+    Ok(least)
+}
+
+/// What the proxy holds once nothing is `left` of the load.
+async fn at_rest(child: &Child, left: impl Fn(&Rest) -> Vec<String>) -> anyhow::Result<Rest> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let now = child.rest().await?;
-        let left = now.left(before);
+        let left = left(&now);
         if left.is_empty() {
             return Ok(now);
         }
