@@ -113,7 +113,8 @@ pub(crate) fn account(world: &World, metrics: &Metrics) -> anyhow::Result<()> {
         let (counted, fates) = entered(metrics, &format!("soak/{}", kind.name()));
         let (least, most) = world.tally.sent(kind);
         println!("{:10} {most:>8} {counted:>8}  {fates}", kind.name());
-        // Requests on a connection to a Service that has left are to a callee without a name.
+        // Requests on a connection to a Service that has left are to a callee without a name. While the Service's listener is
+        // still open they come in there once more, any number of times, and each time are entered: so they are no upper bound.
         let unnamed = if kind == Kind::Visits { entered(metrics, UNKNOWN).0 } else { 0.0 };
         #[allow(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
         let (least, most) = (least as f64, most as f64);

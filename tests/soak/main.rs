@@ -130,13 +130,16 @@ async fn load(world: &Arc<World>, child: &mut Child, length: Duration, second: &
             println!("{:3} s: {}; {}", second, world.tally, child.rest().await?);
         }
     }
+    let stopped = Instant::now();
     let ended = timeout(PATIENCE, async {
         while let Some(ended) = callers.join_next().await {
             ended?;
         }
         anyhow::Ok(())
     });
-    ended.await.with_context(|| format!("callers have not ended {PATIENCE:?} after the load: {}", world.tally))?
+    ended.await.with_context(|| format!("callers have not ended {PATIENCE:?} after the load: {}", world.tally))??;
+    println!("callers ended {:.1?} after the load", stopped.elapsed());
+    Ok(())
 }
 
 /// Puts the config of this second in force.

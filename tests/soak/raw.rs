@@ -45,6 +45,15 @@ impl Answer {
         self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
+    /// The same of an answer that may end with its connection, of which nobody can tell the whole from a part (RFC 9112, 8).
+    fn compare_old(&self, wanted: &str) -> Result<bool, String> {
+        let is_part = self.body.len() < wanted.len() && wanted.as_bytes().starts_with(&self.body);
+        if self.status == StatusCode::OK && self.field("content-length").is_none() && is_part {
+            return Ok(false);
+        }
+        self.compare(wanted)
+    }
+
     /// Why it is not the right one, if it says that it is.
     fn compare(&self, wanted: &str) -> Result<bool, String> {
         match self.status {
@@ -123,7 +132,7 @@ impl<'a> Raw<'a> {
         let Some(answer) = self.answer(&sent, "GET").await else { return };
         let told = match answer.field("transfer-encoding") {
             Some(coding) => Err(format!("{coding} to a caller of HTTP/1.0")),
-            None => answer.compare(&format!("{id} {}", sum(b""))),
+            None => answer.compare_old(&format!("{id} {}", sum(b""))),
         };
         self.end(&sent, id, told);
     }
