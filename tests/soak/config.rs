@@ -60,7 +60,7 @@ pub(crate) fn churned(world: &World, second: u64) -> Value {
         6 => bad.collect(),
         _ => peers.good.iter().copied().chain(bad).collect(),
     };
-    let is_there = |kind| kind != Kind::Visits || second % VISIT != 0;
+    let is_there = |kind| kind != Kind::Visits || !second.is_multiple_of(VISIT);
     document(world, is_there, &endpoints, &policy(second), &faults(second))
 }
 

@@ -85,11 +85,11 @@ async fn soak(length: Duration, seed: u64) -> anyhow::Result<()> {
     println!("before: {before}");
 
     load(&world, &mut child, WARM_UP, &mut second).await.context("during the warm-up")?;
-    let warm = settled(&world, &mut child, &before).await.context("after the warm-up")?;
+    let warm = settled(&world, &child, &before).await.context("after the warm-up")?;
     println!("warm: {warm}");
     let warm_up = world.tally.total();
     load(&world, &mut child, length, &mut second).await?;
-    let end = settled(&world, &mut child, &before).await?;
+    let end = settled(&world, &child, &before).await?;
     println!("end: {end}");
 
     let judged = [
@@ -117,7 +117,7 @@ async fn begun(child: &Child) -> anyhow::Result<Rest> {
     Ok(last)
 }
 
-/// Callers at work for a while, with a new config each second; then until each of them has ended what it had begun.
+/// Callers at work for a while, with a new config each second; then, in a calm world, until each of them has ended what it had begun.
 async fn load(world: &Arc<World>, child: &mut Child, length: Duration, second: &mut u64) -> anyhow::Result<()> {
     let end = Instant::now() + length;
     let mut callers = callers::start(world, end);
@@ -130,6 +130,7 @@ async fn load(world: &Arc<World>, child: &mut Child, length: Duration, second: &
             println!("{:3} s: {}; {}", second, world.tally, child.rest().await?);
         }
     }
+    calm(world, child).await?;
     let stopped = Instant::now();
     let ended = timeout(PATIENCE, async {
         while let Some(ended) = callers.join_next().await {
@@ -145,20 +146,22 @@ async fn load(world: &Arc<World>, child: &mut Child, length: Duration, second: &
 /// Puts the config of this second in force.
 async fn churn(world: &World, child: &mut Child, second: u64) -> anyhow::Result<()> {
     if config::is_calm(second) {
-        child.publish(&config::calm(world)).await?;
-        world.set_calm(true);
-        return Ok(());
+        return calm(world, child).await;
     }
     world.set_calm(false);
     child.publish(&config::churned(world, second)).await
 }
 
+async fn calm(world: &World, child: &mut Child) -> anyhow::Result<()> {
+    child.publish(&config::calm(world)).await?;
+    world.set_calm(true);
+    Ok(())
+}
+
 /// What the proxy holds once it has come to rest: first by itself, when only connections may be kept that wait for a next request,
 /// and then with its callees hung up.
-async fn settled(world: &World, child: &mut Child, before: &Rest) -> anyhow::Result<Rest> {
-    world.set_calm(false);
+async fn settled(world: &World, child: &Child, before: &Rest) -> anyhow::Result<Rest> {
     let begun = Instant::now();
-    child.publish(&config::calm(world)).await?;
     let in_use = |now: &Rest| {
         let busy = world.peers.site.busy();
         let at_callees = (busy > 0).then(|| format!("{busy} requests at callees"));
