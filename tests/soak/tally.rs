@@ -154,3 +154,51 @@ impl fmt::Display for Tally {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_each(tally: &Tally, count: u64, end: End) {
+        for kind in Kind::ALL {
+            for _ in 0..count {
+                tally.end(&tally.send(kind), end);
+            }
+        }
+    }
+
+    #[test]
+    fn enough_right_answers_are_enough() {
+        let tally = Tally::default();
+        tally.turn();
+        of_each(&tally, CALM_REQUESTS, End::Right);
+        tally.judge().unwrap();
+    }
+
+    #[test]
+    fn a_failure_for_each_request_is_not() {
+        let tally = Tally::default();
+        of_each(&tally, 100, End::Failed);
+        tally.turn();
+        of_each(&tally, CALM_REQUESTS, End::BrokenOff);
+        let told = tally.judge().unwrap_err().to_string();
+        for kind in Kind::ALL {
+            assert!(told.contains(&format!("{}: 0 of 110", kind.name())), "{told}");
+            assert!(told.contains(&format!("{} while calm: 0 of 10", kind.name())), "{told}");
+        }
+    }
+
+    #[test]
+    fn the_calm_is_judged_by_itself_and_only_what_it_saw_from_begin_to_end() {
+        let tally = Tally::default();
+        of_each(&tally, 1000, End::Right);
+        let began_before = tally.send(Kind::Http1);
+        tally.turn();
+        tally.end(&began_before, End::Failed);
+        of_each(&tally, CALM_REQUESTS, End::Left);
+        tally.judge().unwrap();
+        tally.end(&tally.send(Kind::Http2), End::Failed);
+        let told = tally.judge().unwrap_err().to_string();
+        assert!(told.contains("http2 while calm: 10 of 11") && !told.contains("http1"), "{told}");
+    }
+}
