@@ -97,10 +97,10 @@ async fn soak(length: Duration, seed: u64) -> anyhow::Result<()> {
         world.tally.judge(),
         end.compare(&warm, world.tally.total() - warm_up),
         world.verdict(),
+        child.stop().await,
     ];
     let wrong: Vec<_> = judged.into_iter().filter_map(|judged| judged.err().map(|error| error.to_string())).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    child.stop().await?;
     println!("soak: every request is accounted for, and nothing is left of them");
     Ok(())
 }
