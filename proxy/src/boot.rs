@@ -208,16 +208,8 @@ impl Proxy {
         let tidied = Arc::clone(&publisher);
         let control = move || control(listeners, &state, (records, exporter), (checked, tidied), stopped);
         let control = thread::Builder::new().name("control".into()).spawn(control)?;
-        let mut workers = Vec::with_capacity(count);
-        for (id, commands) in receivers.into_iter().enumerate() {
-            let common = Arc::clone(&common);
-            let run = move || {
-                if let Err(error) = worker::run(id, common, commands) {
-                    tracing::error!(%error, "a worker could not be started");
-                }
-            };
-            workers.push(thread::Builder::new().name(format!("worker-{id}")).spawn(run)?);
-        }
+        let workers = receivers.into_iter().enumerate().map(|(id, commands)| work(id, &common, commands));
+        let workers = workers.collect::<io::Result<_>>()?;
         let local = Mutex::default();
         let grace = settings.grace;
         let proxy = Self { publisher, registry, admin, common, phase, stop, grace, local, control, workers };
@@ -352,6 +344,17 @@ fn local_listeners(config: &wire::Config) -> HashMap<SocketAddr, Listener> {
         }
     }
     listeners
+}
+
+/// A worker's thread.
+fn work(id: usize, common: &Arc<Common>, commands: mpsc::UnboundedReceiver<Command>) -> io::Result<JoinHandle<()>> {
+    let common = Arc::clone(common);
+    let run = move || {
+        if let Err(error) = worker::run(id, common, commands) {
+            tracing::error!(%error, "a worker could not be started");
+        }
+    };
+    thread::Builder::new().name(format!("worker-{id}")).spawn(run)
 }
 
 fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {

@@ -436,6 +436,15 @@ fn observe_and_check(callee: &CalleeMetrics) {
     callee.checked(true);
 }
 
+/// One endpoint alone is never ejected.
+fn fail_alone(callee: &CalleeMetrics, limits: breaker::Limits) {
+    let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
+    let alone = Breaker::among(Some(peers), limits, counts, Instant::now());
+    if let Ok(ticket) = alone.admit(Instant::now(), None) {
+        ticket.ended(Outcome::Failed, Instant::now());
+    }
+}
+
 /// A breaker's limits that one failure exceeds.
 fn one_failure() -> breaker::Limits {
     breaker::Limits { consecutive: Some(1), ..breaker::Limits::from(&CircuitBreaker::default()) }
@@ -478,12 +487,7 @@ fn exposition() -> anyhow::Result<String> {
         callee.watch_breakers(Breakers { observed, callee: Some(breaker), endpoints });
     }
     observe_and_check(&callee);
-    // One endpoint alone is never ejected.
-    let (peers, counts) = (Peers::new(None, Instant::now()), Arc::clone(&callee.endpoint_breakers));
-    let alone = Breaker::among(Some(peers), limits, counts, Instant::now());
-    if let Ok(ticket) = alone.admit(Instant::now(), None) {
-        ticket.ended(Outcome::Failed, Instant::now());
-    }
+    fail_alone(&callee, limits);
     let apart = Duration::from_secs(2);
     (0..SEEN).for_each(|time| callee.keep_alive.closed(apart, Instant::now() + apart * time));
     callee.watch_gate(Some(Gate::new(Limits { max_requests: 1, ..Limits::NONE })));

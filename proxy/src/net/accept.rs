@@ -94,8 +94,9 @@ async fn begin(
         (direction == Direction::Inbound).then(|| HeaderValue::try_from(peer.ip().to_canonical().to_string()).ok());
     let link = Link::new(worker, kind, destination, forwarded_for.flatten());
     let is_ours = stream.local_addr().is_ok_and(|local| local == destination);
-    if is_ours && kind != Kind::Local {
-        // Nobody was redirected here: forwarding would come back for ever.
+    if is_ours && (kind != Kind::Local || callee.endpoints.is_none()) {
+        // Nobody was redirected here, or in local mode the Service that listened here has just left the config: forwarding would
+        // come back for ever.
         link.enter(&callee, Instant::now(), None, Some(Reason::LoopDetected), 0);
         reset(&stream);
         return None;

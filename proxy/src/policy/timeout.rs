@@ -47,10 +47,11 @@ impl Clocks {
         self.request.map(|length| End { at: started + length, reason: Reason::RequestTimeout })
     }
 
-    /// When a try that begins at `now` must have its response headers, within a request that must end at `request_end`.
+    /// When a try that begins at `now` must have its response headers, within a request that must end at `request_end`. Where both
+    /// clocks end together it is the request's that counts: no other try could follow.
     pub fn attempt_end(&self, now: Instant, request_end: Option<End>) -> Option<End> {
         let attempt = self.attempt.map(|length| End { at: now + length, reason: Reason::AttemptTimeout });
-        nearest(attempt, request_end)
+        nearest(request_end, attempt)
     }
 
     /// When a probe that begins at `now` must have its response, of a request to which the policy came at `started`: whatever the
@@ -89,6 +90,11 @@ mod tests {
         let request_end = clocks.request_end(now);
         assert_eq!(clocks.attempt_end(now, request_end).unwrap().reason, Reason::AttemptTimeout);
         assert_eq!(clocks.attempt_end(now + ms(900), request_end).unwrap().reason, Reason::RequestTimeout);
+        assert_eq!(
+            clocks.attempt_end(now + ms(700), request_end).unwrap().reason,
+            Reason::RequestTimeout,
+            "both at once"
+        );
         let attempt_end = clocks.attempt_end(now, request_end);
         assert_eq!(clocks.connect_end(now, attempt_end).unwrap().reason, Reason::ConnectTimeout);
         assert_eq!(clocks.connect_end(now + ms(250), attempt_end).unwrap().reason, Reason::AttemptTimeout);

@@ -86,7 +86,7 @@ async fn overloaded_h2() -> (SocketAddr, &'static Taken) {
 }
 
 fn retrying(callee: SocketAddr) -> Mesh {
-    Mesh::new(&[callee], json!({"retries": {"conditions": ["5xx"], "maxRetries": 1}}))
+    Mesh::new(&[callee], json!({"retries": {"conditions": ["5xx"], "methods": "Idempotent", "maxRetries": 1}}))
 }
 
 #[tokio::test]
@@ -104,8 +104,9 @@ async fn what_is_not_kept_any_more_when_a_retry_is_due_is_not_sent_again_in_part
     stream.write_all(b"0\r\n\r\n").await.unwrap();
     let answer = until(&mut stream, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    taken.until(3 * part.len() + 5).await;
-    assert_eq!(taken.all(), (1, 3 * part.len() + 5));
+    // Chunks may be of other sizes on the way.
+    taken.until(3 * PART).await;
+    assert_eq!(taken.requests.load(SeqCst), 1);
 }
 
 #[tokio::test]
@@ -154,7 +155,7 @@ async fn an_upload_goes_on_after_a_retry_was_waited_for_in_vain() {
         stream.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.unwrap();
     })
     .await;
-    let mesh = Mesh::new(&[callee], json!({"retries": {"conditions": ["5xx"]}}));
+    let mesh = Mesh::new(&[callee], json!({"retries": {"conditions": ["5xx"], "methods": "Idempotent"}}));
     let mut stream = TcpStream::connect(mesh.address).await.unwrap();
     stream.write_all(b"PUT / HTTP/1.1\r\nhost: c\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     // More than is kept, so that there is no other try; and the wait for it is so long that the connection is looked at meanwhile.
@@ -170,8 +171,10 @@ async fn an_upload_goes_on_after_a_retry_was_waited_for_in_vain() {
 #[tokio::test]
 async fn a_caller_that_leaves_while_a_retry_waits_is_noticed() {
     let (callee, taken) = overloaded().await;
-    let mesh =
-        Mesh::new(&[callee], json!({"retries": {"conditions": ["5xx"], "backoff": {"base": "30s", "max": "60s"}}}));
+    let mesh = Mesh::new(
+        &[callee],
+        json!({"retries": {"conditions": ["5xx"], "methods": "Idempotent", "backoff": {"base": "30s", "max": "60s"}}}),
+    );
     let mut stream = TcpStream::connect(mesh.address).await.unwrap();
     stream.write_all(b"PUT / HTTP/1.1\r\nhost: c\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     stream.write_all(chunk().as_bytes()).await.unwrap();
