@@ -19,7 +19,7 @@ SYSTEM_CALLS = 4.3
 CPU_OF_ENVOY = 0.75
 # As many as there are now and half of one, since a connection's own are shared out among its requests. Lower them when a change
 # makes do with less.
-ALLOCATIONS = {"http1": 8.6, "http2": 19.5}
+ALLOCATIONS = {"http1": 7.6, "http2": 17.6}
 
 
 def run(bench):
