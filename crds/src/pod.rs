@@ -39,7 +39,8 @@ pub struct Probes(pub Vec<Probe>);
 pub struct Ports(pub BTreeMap<String, u16>);
 
 impl Probe {
-    /// Whether a request looks like it: one to its port with this method, path and query, and `User-Agent`.
+    /// Whether a request looks like it: one to its port with this method, path and query, and `User-Agent`. The kubelet follows servers that
+    /// send it on to the same path with a slash at its end.
     pub fn is(&self, port: u16, method: &str, path: &str, agent: Option<&[u8]>) -> bool {
         let asks = if self.path == GRPC_CHECK { "POST" } else { "GET" };
         let is_its = || match self.agent.as_deref() {
@@ -47,7 +48,8 @@ impl Probe {
             Some("") => agent.is_none(),
             Some(its) => agent == Some(its.as_bytes()),
         };
-        self.port == port && self.path == path && method == asks && is_its()
+        let is_path = path == self.path || path.strip_suffix('/') == Some(&self.path);
+        self.port == port && is_path && method == asks && is_its()
     }
 }
 
@@ -62,6 +64,7 @@ mod tests {
             |path: &str, agent: Option<&str>| Probe { port: 80, path: path.into(), agent: agent.map(Into::into) };
         let plain = probe("/healthz?deep", None);
         assert!(plain.is(80, "GET", "/healthz?deep", kubelet));
+        assert!(probe("/healthz", None).is(80, "GET", "/healthz/", kubelet));
         for (port, method, path, agent) in [
             (81, "GET", "/healthz?deep", kubelet),
             (80, "POST", "/healthz?deep", kubelet),

@@ -99,13 +99,13 @@ fn probe(spec: &mut Value, settings: &Settings) {
     tell(spec, pod::PORTS, Some(&ports));
 }
 
-/// Tells the proxy a value by that name, or nothing any more.
+/// Tells the proxy a value by that name, or nothing any more. A `$` in it is one: Kubernetes puts values of others in where it reads `$(NAME)`.
 fn tell(spec: &mut Value, name: &str, value: Option<&str>) {
     let containers = spec["initContainers"].as_array_mut().into_iter().flatten();
     let proxies = containers.filter(|container| container["name"] == PROXY_CONTAINER);
     for env in proxies.filter_map(|container| container["env"].as_array_mut()) {
         let told = env.iter().position(|entry| entry["name"] == name);
-        let entry = value.map(|value| json!({"name": name, "value": value}));
+        let entry = value.map(|value| json!({"name": name, "value": value.replace('$', "$$")}));
         match (told, entry) {
             (Some(place), Some(entry)) => env[place] = entry,
             (Some(place), None) => drop(env.remove(place)),

@@ -37,6 +37,7 @@ pub struct Publisher {
     state: Mutex<State>,
     /// Apart, so that nobody who asks waits for a config that is being put in force.
     report: Mutex<Report>,
+    in_force: Mutex<Arc<Config>>,
     checked: watch::Sender<Arc<[Checked]>>,
     metrics: Arc<ConfigMetrics>,
 }
@@ -46,7 +47,7 @@ struct State {
     carried: Carried,
     labels: Labels,
     /// What is in force, with broken entries in their last good form.
-    config: Config,
+    config: Arc<Config>,
     /// What was in force before, as long as workers hold it: they would have to free it between two requests.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -74,9 +75,16 @@ impl Publisher {
     pub fn new(registry: &Arc<Registry>, labels: Labels, source: Box<dyn EndpointSource>) -> Self {
         let carried = Carried::new(Arc::clone(registry), source);
         let current = Arc::new(ArcSwap::from_pointee(carried.empty()));
-        let state = State { carried, labels, config: Config::default(), retired: Vec::new() };
+        let state = State { carried, labels, config: Arc::default(), retired: Vec::new() };
         let checked = watch::Sender::new(Arc::default());
-        Self { current, state: Mutex::new(state), report: Mutex::default(), checked, metrics: registry.config() }
+        Self {
+            current,
+            state: Mutex::new(state),
+            report: Mutex::default(),
+            in_force: Mutex::default(),
+            checked,
+            metrics: registry.config(),
+        }
     }
 
     /// The same, for a pod whose ports have these names, if they are known.
@@ -103,12 +111,16 @@ impl Publisher {
 
     /// What is in force, as a document.
     pub fn document(&self) -> Result<String, serde_json::Error> {
-        Ok(self.state.lock().config.encode()?.0)
+        Ok(self.in_force().encode()?.0)
     }
 
     /// Reads what is in force.
     pub fn with_config<T>(&self, read: impl FnOnce(&Config) -> T) -> T {
-        read(&self.state.lock().config)
+        read(&self.in_force())
+    }
+
+    fn in_force(&self) -> Arc<Config> {
+        Arc::clone(&self.in_force.lock())
     }
 
     /// Puts a document in force, as far as it can be read. Traffic goes before it, and it waits for that.
@@ -124,6 +136,7 @@ impl Publisher {
 
     fn put_in_force(&self, document: &[u8], now: Instant, prepare: impl FnOnce(&Config)) -> Report {
         let mut state = self.state.lock();
+        state.forget_retired();
         let (before, revision) = (self.report(), wire::revision(document));
         if revision == before.revision && before.refused.is_none() {
             return before;
@@ -177,7 +190,7 @@ impl Publisher {
     ) -> Report {
         let Decoded { mut config, problems, ignored } = decoded;
         config.entries.extend(problems.iter().filter_map(|problem| last_good(&state.config, problem)));
-        state.config = config;
+        state.config = Arc::new(config);
         let report = Report {
             revision,
             applied_at: Some(Timestamp::now()),
@@ -188,6 +201,7 @@ impl Publisher {
         self.metrics.applied(&report);
         prepare(&state.config);
         self.swap(state, &report.revision, now);
+        self.in_force.lock().clone_from(&state.config);
         report
     }
 

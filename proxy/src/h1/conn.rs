@@ -184,7 +184,7 @@ impl<S: Stream> Conn<S> {
 
     /// Begins to read a body.
     pub fn begin_body(&mut self, framing: Framing, owes_continue: bool) {
-        self.owes_continue = owes_continue;
+        (self.owes_continue, self.reader) = (owes_continue, None);
         self.reading = match framing {
             Framing::None => Reading::Ended,
             Framing::Length(length) => Reading::Length(length),

@@ -118,13 +118,14 @@ impl Sending<'_> {
         self.call.tell_trace(number, headers);
         if self.call.link.direction == Direction::Outbound {
             // What the application copied from a request of its own caller does not count.
-            if number > 1 || self.call.present.has(Field::Attempt) {
-                headers.remove(FIREBREAK_ATTEMPT);
-            }
             let labels = if self.call.on_behalf < 2 { &self.plan.labels[..] } else { &[] };
             let label = labels.get(number as usize - 1).cloned();
             let label = label.or_else(|| lineage::unrepeated(self.call.on_behalf));
-            headers.extend(label.map(|label| (FIREBREAK_ATTEMPT, label)));
+            match label {
+                Some(label) => drop(headers.insert(FIREBREAK_ATTEMPT, label)),
+                None if self.call.present.has(Field::Attempt) => drop(headers.remove(FIREBREAK_ATTEMPT)),
+                None => {}
+            }
         }
         if let Some(left) = self.call.time_left(clock::now()) {
             let envoys = self.call.present.has(Field::EnvoyTimeout);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderValue, Request, StatusCode, Version};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use hyper::{
     body,
     server::conn::http2,
@@ -195,6 +195,8 @@ impl Link {
         if !self.multiplexed && said.len() < INTERIM {
             let ResponseHead { mut parts, spelling, .. } = interim;
             prepare_response(&mut parts, false);
+            // Whoever believed it would take the answer for a body (RFC 9110, 8.6).
+            parts.headers.remove(header::CONTENT_LENGTH);
             head::write_response(&parts, &spelling, Framing::None, Version::HTTP_11, true, &mut said);
         }
     }
@@ -300,7 +302,10 @@ async fn orders(link: &Link, server: &Server<'_>) -> Left {
     loop {
         tokio::select! {
             biased;
-            () = link.cut.notified() => return Left::Ended,
+            () = link.cut.notified() => {
+                server.break_off();
+                return Left::Ended;
+            }
             () = link.worker.drained(link.direction), if !server.is_closing() => {
                 if server.is_idle() {
                     return Left::Ended;

@@ -246,7 +246,8 @@ async fn a_caller_is_told_what_the_callee_says_before_its_answer() {
     let callee = speaking(|_, mut stream| async move {
         loop {
             until(&mut stream, "\r\n\r\n").await;
-            let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n";
+            let hints =
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\ncontent-length: 9\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n";
             stream.write_all(format!("HTTP/1.1 102 Processing\r\n\r\n{hints}").as_bytes()).await.unwrap();
             until(&mut stream, "go on").await;
             stream

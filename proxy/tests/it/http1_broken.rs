@@ -262,3 +262,46 @@ async fn nobody_leaves_for_http2_by_an_upgrade() {
     let heads = heads.lock();
     assert!(!heads[0].1.contains("h2c") && !heads[0].1.contains("http2-settings"), "{heads:?}");
 }
+
+#[tokio::test]
+async fn nor_does_one_that_a_clock_ends_while_its_caller_does_not_read() {
+    let callee = speaking(|_, mut stream| async move {
+        until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let chunk = format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000));
+        while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+    })
+    .await;
+    let mesh = Mesh::new(&[callee], json!({"timeouts": {"request": "300ms"}}));
+    let mut stream = TcpStream::connect(mesh.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\nhost: c\r\n\r\n").await.unwrap();
+    assert_eq!(mesh.fates(1).await, counts(&[("timed_out", 1)]));
+    let (answer, end) = end_of(stream).await;
+    assert!(end.is_err(), "{} bytes", answer.len());
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_anew_says_once_which_try_it_is() {
+    let heads: &'static Heads = Box::leak(Box::default());
+    let callee = speaking(move |number, mut stream| async move {
+        for request in 1.. {
+            let head = until(&mut stream, "\r\n\r\n").await;
+            heads.lock().push((number, head));
+            if (number, request) == (1, 2) {
+                // It has read it and leaves: on a connection that carried another before, it is sent again.
+                return;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+    })
+    .await;
+    let mesh = Mesh::new(&[callee], json!({"retries": {}}));
+    for _ in 0..2 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+    assert_eq!(mesh.fates(2).await, counts(&[("succeeded", 2)]), "none of them was retried");
+    let heads = heads.lock();
+    let numbers: Vec<_> = heads.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [1, 1, 2]);
+    assert!(heads.iter().all(|(_, head)| head.matches("firebreak-attempt: 1/").count() == 1), "{heads:?}");
+}

@@ -39,6 +39,8 @@ pub(super) struct Server<'a> {
     stage: Cell<Stage>,
     /// It is to end with the request that is under way.
     closing: Cell<bool>,
+    /// Of the answer that is under way the end of the connection is the end.
+    until_close: Cell<bool>,
 }
 
 /// Where a connection is.
@@ -62,7 +64,7 @@ struct Asked {
 impl<'a> Server<'a> {
     pub(super) fn new(link: &'a Rc<Link>, stream: ClientStream) -> Self {
         let conn = Rc::new(RefCell::new(Conn::new(stream)));
-        Self { link, conn, stage: Cell::new(Stage::Request), closing: Cell::new(false) }
+        Self { link, conn, stage: Cell::new(Stage::Request), closing: Cell::default(), until_close: Cell::default() }
     }
 
     /// Whether nothing is under way, and nothing of a request has come.
@@ -194,17 +196,16 @@ impl<'a> Server<'a> {
         let is_clear = !is_waiting && !self.conn.borrow().is_broken();
         let persistent = persistent && is_clear && framing != Framing::UntilClose && !self.closing.get();
         head::write_response(&parts, spelling, framing, version, persistent, self.conn.borrow_mut().out());
+        self.until_close.set(framing == Framing::UntilClose);
         let mut sending = Sending::new(body, framing);
         let sent = poll_fn(|cx| match sending.poll(&self.conn, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
             Poll::Pending => self.conn.borrow_mut().poll_gone_after_body(cx).map(|()| false),
         })
         .await;
-        // Broken off, so that nobody takes the part for the whole; where the end of the connection is that of the body, by a reset.
+        // Broken off, so that nobody takes the part for the whole.
         if !sent {
-            if framing == Framing::UntilClose {
-                self.link.moments.reset_at_close();
-            }
+            self.break_off();
             return false;
         }
         drop(sending);
@@ -212,6 +213,13 @@ impl<'a> Server<'a> {
             self.close().await;
         }
         persistent
+    }
+
+    /// An answer that is under way will not be whole. Where the end of the connection is that of the body, that must be a reset.
+    pub(super) fn break_off(&self) {
+        if self.until_close.get() {
+            self.link.moments.reset_at_close();
+        }
     }
 
     /// Reads what is left of a request that was answered. Returns whether there is an end to it.
@@ -252,7 +260,8 @@ impl<'a> Server<'a> {
         let started = self.link.moments.take().unwrap_or_else(Instant::now);
         self.link.enter(&self.link.callee(), started, Some(reason.status()), Some(reason), 0);
         self.conn.borrow_mut().put(refusal(&self.link.worker.common.name, reason).as_bytes());
-        if poll_fn(|cx| self.conn.borrow_mut().poll_flush(cx)).await.is_ok() {
+        let flushed = timeout(DISCARD_TIME, poll_fn(|cx| self.conn.borrow_mut().poll_flush(cx))).await;
+        if matches!(flushed, Ok(Ok(()))) {
             self.close().await;
         }
     }
